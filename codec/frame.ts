@@ -1,0 +1,322 @@
+// Bytes to frames and back. The decoder is the one place that finds where a frame ends.
+
+import { FrameError } from "./errors.ts";
+import { FrameFormat, type FrameFormatOptions } from "./format.ts";
+
+/**
+ * Makes a frame: `bytes` is the whole frame without its length field, which is inserted at
+ * `lengthFieldOffset`. The result is a copy that the caller owns.
+ *
+ * @throws {FrameError} If no frame of this format may be that long, or that short.
+ *
+ * @example
+ * ```ts
+ * import { encodeFrame } from "@framewire/framewire/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(encodeFrame(new Uint8Array([1, 2, 3])), new Uint8Array([0, 0, 0, 3, 1, 2, 3]));
+ * ```
+ */
+export function encodeFrame(bytes: Uint8Array, format?: FrameFormatOptions): Uint8Array {
+  const valid = FrameFormat.from(format);
+  const frameLength = bytes.length + valid.lengthFieldLength;
+  // Refuse before allocating: a frame over the limit must cost nothing.
+  valid.fieldValueFor(frameLength);
+  const frame = new Uint8Array(frameLength);
+  encodeFrameInto(bytes, frame, 0, valid);
+  return frame;
+}
+
+/**
+ * Writes a frame into `target` at `at`, as {@linkcode encodeFrame} would make it, and returns where it
+ * ends. A refused frame leaves `target` untouched.
+ *
+ * @throws {FrameError} If no frame of this format may be that long, or that short.
+ * @throws {RangeError} If `target` has no room for it.
+ *
+ * @example
+ * ```ts
+ * import { encodeFrameInto } from "@framewire/framewire/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const target = new Uint8Array(8);
+ * const end = encodeFrameInto(new Uint8Array([9]), target, 0, { lengthFieldLength: 1 });
+ * encodeFrameInto(new Uint8Array([8, 7]), target, end, { lengthFieldLength: 1 });
+ * assertEquals(target, new Uint8Array([1, 9, 2, 8, 7, 0, 0, 0]));
+ * ```
+ */
+export function encodeFrameInto(
+  bytes: Uint8Array,
+  target: Uint8Array,
+  at: number,
+  format?: FrameFormatOptions,
+): number {
+  const valid = FrameFormat.from(format);
+  const { lengthFieldOffset, lengthFieldLength } = valid;
+  const frameLength = bytes.length + lengthFieldLength;
+  const value = valid.fieldValueFor(frameLength);
+  if (at < 0 || frameLength > target.length - at) {
+    throw new RangeError(
+      `Cannot encode frame: its ${frameLength} bytes do not fit at ${at} of a target of ${target.length}`,
+    );
+  }
+  target.set(lengthFieldOffset === 0 ? bytes : bytes.subarray(lengthFieldOffset), at + valid.headerLength);
+  if (lengthFieldOffset > 0) target.set(bytes.subarray(0, lengthFieldOffset), at);
+  valid.writeField(new DataView(target.buffer, target.byteOffset), at + lengthFieldOffset, value);
+  return at + frameLength;
+}
+
+/**
+ * The frames that one chunk completed, as offsets, and the error that they ran into. The decoder fills
+ * one batch again for each chunk: what it says holds until the next chunk is pushed, while bytes got
+ * from it live as long as the chunk's.
+ */
+export interface FrameBatch {
+  /** How many frames. */
+  readonly count: number;
+  /** The chunk itself; every frame but a straddling first one lies in it. */
+  readonly chunk: Uint8Array;
+  /** What is wrong behind the last frame. Nothing after it can be delimited. */
+  readonly error: FrameError | null;
+  /** Bytes of an incomplete frame that the decoder holds back, copied out of the chunk. */
+  readonly heldBytes: number;
+  /** The bytes that frame `index` lies in: the chunk, or its own where it straddles chunks. */
+  bytesOf(index: number): Uint8Array;
+  /** A view of {@linkcode FrameBatch.bytesOf}. */
+  viewOf(index: number): DataView;
+  /** Where frame `index` begins, `initialBytesToStrip` left out. */
+  startOf(index: number): number;
+  /** Where frame `index` ends. */
+  endOf(index: number): number;
+  /** Frame `index` as a view of its bytes. */
+  frame(index: number): Uint8Array;
+}
+
+/**
+ * Finds the frames in a sequence of chunks, however they are cut.
+ *
+ * Equivalent to this loop, without its copies:
+ *
+ * ```text
+ * buffer += chunk
+ * while buffer holds a header, and the length in it is allowed, and buffer holds that many bytes:
+ *   take that many bytes off the buffer's front and emit them, less initialBytesToStrip
+ * ```
+ *
+ * A frame that lies within a chunk aliases the chunk; one that straddles chunks is copied once and has
+ * bytes of its own. Memory grows with the bytes that were received, never with the length that a header
+ * announces.
+ *
+ * @example Two frames, cut anywhere
+ * ```ts
+ * import { FrameDecoder } from "@framewire/framewire/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const decoder = new FrameDecoder({ lengthFieldLength: 1, initialBytesToStrip: 1 });
+ * assertEquals(decoder.push(new Uint8Array([2, 10])), []);
+ * assertEquals(decoder.bytesNeeded, 1);
+ * assertEquals(decoder.push(new Uint8Array([11, 1, 12])), [new Uint8Array([10, 11]), new Uint8Array([12])]);
+ * decoder.finish(); // would throw in mid-frame
+ * ```
+ */
+export class FrameDecoder {
+  /** The format that this decoder was made with, validated. */
+  readonly format: FrameFormat;
+  readonly #batch = new Batch();
+  // The frame that straddles chunks: #held bytes of it lie in #carry. #frameLength is 0 until its header
+  // is whole.
+  #carry: Uint8Array = nothing;
+  #held = 0;
+  #frameLength = 0;
+  #error: FrameError | null = null;
+
+  /** @throws {RangeError} If the format is not valid. */
+  constructor(format?: FrameFormatOptions) {
+    this.format = FrameFormat.from(format);
+  }
+
+  /** The error that ended the stream, as soon as it is known; null while all is well. */
+  get error(): FrameError | null {
+    return this.#error;
+  }
+
+  /** How many more bytes, at least, the frame under way needs; its header first, then all of it. */
+  get bytesNeeded(): number {
+    return (this.#frameLength || this.format.headerLength) - this.#held;
+  }
+
+  /**
+   * Takes the next chunk and returns the frames that it completes, in order.
+   *
+   * Frames before a bad one are never lost: they are returned, {@linkcode FrameDecoder.error} is set at
+   * once, and the next call throws it. Where no frame comes before, this call throws.
+   *
+   * @throws {FrameError} If a header is not allowed; from then on always the same one.
+   */
+  push(chunk: Uint8Array): Uint8Array[] {
+    if (this.#error) throw this.#error;
+    const batch = this.pushBatch(chunk);
+    if (batch.count === 0 && batch.error) throw batch.error;
+    const frames = new Array<Uint8Array>(batch.count);
+    for (let i = 0; i < frames.length; i++) frames[i] = batch.frame(i);
+    return frames;
+  }
+
+  /**
+   * The same as a batch of offsets, for those to whom an array of views is too slow. Never throws: the
+   * error is in the batch, behind its frames, and a decoder with an error ignores what else it is given.
+   */
+  pushBatch(chunk: Uint8Array): FrameBatch {
+    const batch = this.#batch;
+    batch.reset(chunk);
+    if (this.#error === null) {
+      try {
+        const at = this.#held > 0 ? this.#complete(chunk) : 0;
+        this.#scan(at);
+      } catch (error) {
+        if (!(error instanceof FrameError)) throw error;
+        this.#fail(error);
+      }
+    }
+    batch.error = this.#error;
+    batch.heldBytes = this.#held;
+    return batch;
+  }
+
+  /**
+   * Says that no chunk follows. Judged by the decoder's state: an end right after a length field is a
+   * truncation as much as one in mid-body.
+   *
+   * @throws {FrameError} `truncated` in mid-frame, or the error that was met before.
+   */
+  finish(): void {
+    if (this.#error) throw this.#error;
+    if (this.#held === 0) return;
+    const need = this.#held + this.bytesNeeded, part = this.#frameLength ? "" : " of its header";
+    const message = `Cannot decode frame: the stream ended after ${this.#held} of ${need} bytes${part}`;
+    throw this.#fail(new FrameError("truncated", message, this.#held, need));
+  }
+
+  /** The frames that lie in the chunk from `at` on; keeps the rest. */
+  #scan(at: number): void {
+    const { chunk, view } = this.#batch, { headerLength, initialBytesToStrip } = this.format;
+    const end = chunk.length;
+    while (end - at >= headerLength) {
+      const length = this.format.frameLengthAt(view, at);
+      if (end - at < length) {
+        this.#frameLength = length;
+        break;
+      }
+      this.#batch.add(at + initialBytesToStrip, at + length);
+      at += length;
+    }
+    if (at < end) this.#hold(chunk.subarray(at));
+  }
+
+  /** Adds to the frame under way, and returns how much of the chunk went into it. */
+  #complete(chunk: Uint8Array): number {
+    let at = 0;
+    if (this.#frameLength === 0) {
+      at = Math.min(this.bytesNeeded, chunk.length);
+      this.#hold(chunk.subarray(0, at));
+      if (this.#held < this.format.headerLength) return at;
+      this.#frameLength = this.format.frameLengthAt(viewOf(this.#carry), 0);
+    }
+    const rest = Math.min(this.bytesNeeded, chunk.length - at);
+    this.#hold(chunk.subarray(at, at + rest));
+    if (this.#held === this.#frameLength) {
+      this.#batch.addOwn(this.#carry.subarray(0, this.#held), this.format.initialBytesToStrip);
+      this.#release();
+    }
+    return at + rest;
+  }
+
+  #hold(bytes: Uint8Array): void {
+    const needed = this.#held + bytes.length;
+    if (needed > this.#carry.length) {
+      // Doubling keeps it linear; the frame's length, once it is known, caps it. What was announced and
+      // not received buys at most as much again as what was received.
+      const doubled = Math.max(needed, this.#carry.length * 2);
+      const larger = new Uint8Array(Math.min(doubled, this.#frameLength || doubled));
+      larger.set(this.#carry.subarray(0, this.#held));
+      this.#carry = larger;
+    }
+    this.#carry.set(bytes, this.#held);
+    this.#held = needed;
+  }
+
+  #release(): void {
+    this.#carry = nothing;
+    this.#held = this.#frameLength = 0;
+  }
+
+  #fail(error: FrameError): FrameError {
+    this.#release();
+    return this.#error = error;
+  }
+}
+
+const nothing = new Uint8Array(0);
+const noView = new DataView(nothing.buffer);
+
+class Batch implements FrameBatch {
+  count = 0;
+  chunk: Uint8Array = nothing;
+  view: DataView = noView;
+  error: FrameError | null = null;
+  heldBytes = 0;
+  readonly #starts: number[] = [];
+  readonly #ends: number[] = [];
+  // Frame 0 where it straddles chunks.
+  #own: Uint8Array | null = null;
+  #ownView: DataView = noView;
+
+  reset(chunk: Uint8Array): void {
+    this.count = 0;
+    this.chunk = chunk;
+    this.view = viewOf(chunk);
+    this.error = null;
+    this.heldBytes = 0;
+    this.#own = null;
+    this.#ownView = noView;
+    // A burst of tiny frames must not keep its offsets for as long as the connection lives.
+    if (this.#starts.length > maxKeptOffsets) this.#starts.length = this.#ends.length = 0;
+  }
+
+  add(start: number, end: number): void {
+    this.#starts[this.count] = start;
+    this.#ends[this.count++] = end;
+  }
+
+  addOwn(bytes: Uint8Array, start: number): void {
+    this.#own = bytes;
+    this.#ownView = viewOf(bytes);
+    this.add(start, bytes.length);
+  }
+
+  bytesOf(index: number): Uint8Array {
+    return index === 0 && this.#own !== null ? this.#own : this.chunk;
+  }
+
+  viewOf(index: number): DataView {
+    return index === 0 && this.#own !== null ? this.#ownView : this.view;
+  }
+
+  startOf(index: number): number {
+    return this.#starts[index]!;
+  }
+
+  endOf(index: number): number {
+    return this.#ends[index]!;
+  }
+
+  frame(index: number): Uint8Array {
+    return this.bytesOf(index).subarray(this.#starts[index], this.#ends[index]);
+  }
+}
+
+const maxKeptOffsets = 1024;
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
