@@ -1,0 +1,349 @@
+// One connection's life: frames in, ordered writes out, one way to close, one reason why.
+
+import {
+  type FrameBatch,
+  FrameBatchStream,
+  type FrameError,
+  type FrameFormat,
+  type PacketError,
+} from "../codec/mod.ts";
+import { after, type Ticker } from "./deadline.ts";
+import { type ByteSocket, chunksOf, type ChunkSource } from "./duplex.ts";
+import { Outbox } from "./outbox.ts";
+import type { Slab, SlabPool } from "./slab.ts";
+
+/** Why a connection is no more. */
+export type CloseCode =
+  /** Both sides said that they were done, and all was delivered. */
+  | "ended"
+  /** This side closed it. */
+  | "closed"
+  /** This side cut it: by a signal, or by `abort`. */
+  | "aborted"
+  /** The peer ended in mid-frame; `error` is a FrameError. */
+  | "truncated"
+  /** The peer sent what the protocol does not allow; `error` is a FrameError or a PacketError. */
+  | "protocol"
+  /** The peer reset it, or is gone. */
+  | "reset"
+  /** The socket failed in another way. */
+  | "failed"
+  /** A handler threw; `error` is what it threw. */
+  | "handler"
+  /** A server drained it on its way to stop. */
+  | "shutdown"
+  /** The peer took too long; `error` says which limit it met. */
+  | "timeout";
+
+/** How a connection ended. */
+export interface CloseReason {
+  /** The kind of end. */
+  readonly code: CloseCode;
+  /** The cause, where there is one. */
+  readonly error: unknown;
+  /** Bytes that were read from the peer. */
+  readonly bytesRead: number;
+  /** Bytes that were accepted for the peer. */
+  readonly bytesWritten: number;
+}
+
+/** What takes the frames of a connection. One at a time, in order. */
+export interface FrameConsumer {
+  /** Null where {@linkcode FrameConsumer.take} can go on, else resolves when that may have changed. */
+  ready(): Promise<void> | null;
+  /**
+   * Takes frames of the batch from `from` on, and returns the index of the first one not taken. Whoever looks
+   * at the slab's bytes beyond this call adds itself to its users.
+   */
+  take(batch: FrameBatch, from: number, slab: Slab): number;
+}
+
+/** How a {@linkcode Connection} is made. */
+export interface ConnectionOptions {
+  readonly format: FrameFormat;
+  readonly slabs: SlabPool;
+  /** Answers pending for the peer beyond which reading stops, in bytes. */
+  readonly outboundHighWaterBytes: number;
+  /** Answers pending for the peer at which reading goes on, in bytes. */
+  readonly outboundLowWaterBytes: number;
+  /** How long no byte of what is pending may be accepted, in milliseconds. */
+  readonly writeTimeoutMs: number;
+  /** What calls {@linkcode Connection.tick}. */
+  readonly ticker: Ticker;
+}
+
+/** A slow handler must not pin memory: the slabs that one connection has on loan for reading, at most. */
+const maxReadSlabs = 2;
+/** How long a peer that may still be sending gets to read the last answers. */
+const lingerMs = 1000;
+/** What is read and thrown away meanwhile; a peer that floods is left to its full send buffer. */
+const maxDiscardedBytes = 64 * 1_048_576;
+
+/**
+ * A socket with frames on it. States:
+ *
+ * ```text
+ * open --peer's FIN--> answering --all written--> FIN --> closed "ended"
+ *   \--bad frame-----> answering --all written--> FIN --> discarding until FIN or deadline --> closed "protocol"
+ *   \--reset, abort--> closed at once
+ * ```
+ */
+export class Connection {
+  readonly remoteAddr: Deno.Addr;
+  readonly out: Outbox;
+  /** Resolves, never rejects, when the socket is gone. */
+  readonly closed: Promise<CloseReason>;
+  bytesRead = 0;
+  /** Set once nothing more comes from the peer. */
+  inputEnded = false;
+
+  readonly #socket: ByteSocket;
+  readonly #options: ConnectionOptions;
+  readonly #batches: ReadableStreamDefaultReader<FrameBatch>;
+  readonly #closed = Promise.withResolvers<CloseReason>();
+  #open = true;
+  #readError: unknown = null;
+  // The slabs of the chunks in the pipeline, oldest first, and how many are on loan for reading in all.
+  readonly #arrived: Slab[] = [];
+  #readSlabs = 0;
+  #slabFreed: (() => void) | null = null;
+  #wake: (() => void) | null = null;
+  #pumped: (() => void) | null = null;
+  // Chunks that came from the socket, and those whose frames were all taken.
+  #chunksRead = 0;
+  #chunksDone = 0;
+  #caughtUp: PromiseWithResolvers<void> | null = null;
+  #writeDeadline = 0;
+  #acceptedAtTick = 0;
+  #finished: Promise<void> | null = null;
+  #stopped = false;
+  #discarded: Promise<void> | null = null;
+  #abort: AbortController | null = null;
+
+  constructor(socket: ByteSocket, remoteAddr: Deno.Addr, options: ConnectionOptions) {
+    this.#socket = socket;
+    this.remoteAddr = remoteAddr;
+    this.#options = options;
+    this.closed = this.#closed.promise;
+    this.out = new Outbox(socket, options.slabs, (error) => this.#fail(error));
+    const source: ChunkSource = {
+      slabs: options.slabs,
+      slabFree: () => {
+        if (this.#readSlabs < maxReadSlabs) return null;
+        return new Promise((resolve) => this.#slabFreed = resolve);
+      },
+      arrived: (slab, count) => {
+        this.bytesRead += count;
+        this.#chunksRead++;
+        this.#readSlabs++;
+        this.#arrived.push(slab);
+      },
+      ended: (error) => void (this.#readError = error),
+    };
+    this.#batches = chunksOf(socket, source).pipeThrough(new FrameBatchStream(options.format)).getReader();
+  }
+
+  /** Whether the socket is still there. */
+  get open(): boolean {
+    return this.#open;
+  }
+
+  /** Aborted when the connection is closed, for whatever reason; the reason's error is its reason. */
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    if (!this.#open) this.#abort.abort();
+    return this.#abort.signal;
+  }
+
+  /**
+   * Whether handlers still look at a slab other than the one that is being taken from. Then what is in this one
+   * must be handed out as copies, or reading would have no slab to go on with.
+   */
+  get pinned(): boolean {
+    return this.#readSlabs - this.#arrived.length > 1;
+  }
+
+  /** Says that one user less looks at a slab that a consumer was given. */
+  release(slab: Slab): void {
+    if (!this.#options.slabs.release(slab)) return;
+    this.#readSlabs--;
+    this.#slabFreed?.();
+    this.#slabFreed = null;
+  }
+
+  /** Stops to hand out frames: those not taken yet, and those to come, are discarded. */
+  stop(): void {
+    this.#stopped = true;
+    this.#wake?.();
+    this.#pumped?.();
+  }
+
+  /**
+   * Gives every frame to the consumer, until the peer ends, {@linkcode Connection.stop} is called or the
+   * connection is closed. Reading waits for the consumer, and for the peer to read its answers.
+   *
+   * @throws {FrameError} If the peer broke the framing, and whatever the consumer throws.
+   */
+  pump(consumer: FrameConsumer): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#pumped = resolve;
+    // A read that waits for the peer cannot be called back: it is left to find that the pump has stopped.
+    this.#pump(consumer).then(resolve, reject);
+    return promise;
+  }
+
+  async #pump(consumer: FrameConsumer): Promise<void> {
+    const { out } = this, { outboundHighWaterBytes, outboundLowWaterBytes } = this.#options;
+    while (!this.#stopped) {
+      const { value: batch, done } = await this.#batches.read();
+      if (done) {
+        this.inputEnded = true;
+        return;
+      }
+      const slab = this.#arrived.shift() ?? null;
+      try {
+        for (let at = 0; !this.#stopped;) {
+          if (out.pendingBytes > outboundHighWaterBytes) await out.below(outboundLowWaterBytes);
+          const wait = consumer.ready();
+          if (wait !== null) await Promise.race([wait, this.#stopping()]);
+          else if (at === batch.count) break;
+          else {
+            at = consumer.take(batch, at, slab!);
+            out.flush();
+          }
+        }
+        if (batch.error && !this.#stopped) throw batch.error;
+      } finally {
+        out.flush();
+        if (slab !== null) this.#consumed(slab);
+      }
+    }
+  }
+
+  /** The number of the last chunk that came from the socket. */
+  get chunksRead(): number {
+    return this.#chunksRead;
+  }
+
+  /** How many chunks' frames were all taken. */
+  get chunksTaken(): number {
+    return this.#chunksDone;
+  }
+
+  /** Resolves when the frames of all chunks up to number `chunk` were taken or discarded. For one caller. */
+  async caughtUp(chunk: number): Promise<void> {
+    while (this.#chunksDone < chunk && this.#open) {
+      this.#caughtUp = Promise.withResolvers();
+      await this.#caughtUp.promise;
+    }
+  }
+
+  #consumed(slab: Slab): void {
+    this.release(slab);
+    this.#chunksDone++;
+    this.#caughtUp?.resolve();
+  }
+
+  /** Half-closes once all that was put in is written. */
+  end(): Promise<void> {
+    return this.out.end();
+  }
+
+  /**
+   * Closes the polite way: all that was put in is written, the peer is told, and gets a while to read it and to
+   * close too, while what it still sends is thrown away. (To close with bytes unread makes the kernel reset the
+   * connection, and a reset destroys the answers that the peer has not read.) The first call counts.
+   */
+  finish(code: CloseCode, error: unknown = null, patienceMs = lingerMs): Promise<void> {
+    return this.#finished ??= this.#finish(code, error, patienceMs);
+  }
+
+  async #finish(code: CloseCode, error: unknown, patienceMs: number): Promise<void> {
+    const discarded = this.inputEnded ? null : this.discard();
+    try {
+      await this.end();
+      if (discarded !== null) {
+        const late = Promise.withResolvers<void>();
+        using _deadline = after(patienceMs, late.resolve);
+        await Promise.race([discarded, late.promise]);
+      }
+    } catch {
+      // The outbox has closed the connection with its own reason.
+    }
+    this.#close(code, error);
+  }
+
+  /** Reads and throws away until the peer's FIN; gives up reading, not waiting, past a bound. */
+  discard(): Promise<void> {
+    return this.#discarded ??= this.#discard();
+  }
+
+  async #discard(): Promise<void> {
+    this.stop();
+    const start = this.bytesRead;
+    while (this.bytesRead - start < maxDiscardedBytes) {
+      const { done } = await this.#batches.read();
+      if (done) {
+        this.inputEnded = true;
+        return;
+      }
+      const slab = this.#arrived.shift();
+      if (slab) this.#consumed(slab);
+    }
+    await this.closed;
+  }
+
+  /** Cuts the connection now. */
+  abort(error: unknown, code: CloseCode = "aborted"): void {
+    this.#close(code, error);
+  }
+
+  /** Holds the limits in time against the clock. */
+  tick(now: number): void {
+    const { acceptedBytes, pendingBytes } = this.out, { ticker, writeTimeoutMs } = this.#options;
+    if (pendingBytes === 0 || acceptedBytes !== this.#acceptedAtTick) {
+      this.#acceptedAtTick = acceptedBytes;
+      this.#writeDeadline = ticker.after(writeTimeoutMs);
+    } else if (now >= this.#writeDeadline) {
+      const message =
+        `The peer accepted none of ${pendingBytes} pending bytes for writeTimeoutMs ${writeTimeoutMs}`;
+      this.abort(new DOMException(message, "TimeoutError"), "timeout");
+    }
+  }
+
+  /** What made reading fail, where it was no FIN. */
+  get readError(): unknown {
+    return this.#readError;
+  }
+
+  /** Closes after the socket failed. */
+  #fail(error: unknown): void {
+    this.#close(isGone(error) ? "reset" : "failed", error);
+  }
+
+  /** Closes because reading failed. */
+  failRead(): void {
+    this.#fail(this.#readError);
+  }
+
+  #stopping(): Promise<void> {
+    return new Promise((resolve) => this.#wake = resolve);
+  }
+
+  #close(code: CloseCode, error: unknown): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.stop();
+    this.#slabFreed?.();
+    this.#caughtUp?.resolve();
+    this.#socket[Symbol.dispose]();
+    this.out.fail(error ?? new Deno.errors.BadResource("The connection is closed"));
+    this.#abort?.abort(error ?? undefined);
+    this.#closed.resolve({ code, error, bytesRead: this.bytesRead, bytesWritten: this.out.acceptedBytes });
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BrokenPipe ||
+    error instanceof Deno.errors.ConnectionAborted || error instanceof Deno.errors.NotConnected;
+}

@@ -1,0 +1,54 @@
+// The only timers of the library.
+
+/** What a {@linkcode Ticker} calls. */
+export interface Ticking {
+  /** `now` counts ticks, from 1 on. */
+  tick(now: number): void;
+}
+
+/**
+ * One coarse timer for many deadlines: a deadline costs a comparison per connection and tick, and nothing per
+ * frame. Time is counted in ticks that the event loop lived through, so neither a clock that jumps nor a loop
+ * that stood still makes everything expire at once.
+ */
+export class Ticker {
+  /** The time between two ticks. */
+  readonly tickMs: number;
+  /** The number of the last tick. */
+  now = 0;
+  readonly #ticking = new Set<Ticking>();
+  #timer: ReturnType<typeof setInterval> | undefined;
+
+  /** A deadline is met within a quarter of the shortest limit, and at the latest a second after it. */
+  constructor(shortestLimitMs: number) {
+    this.tickMs = Math.min(1000, Math.max(5, Math.ceil(shortestLimitMs / 4)));
+  }
+
+  /** The tick at which `limitMs` from now is over. The tick under way is not counted: never too early. */
+  after(limitMs: number): number {
+    return this.now + Math.ceil(limitMs / this.tickMs) + 1;
+  }
+
+  /** Starts to tick for `ticking`. */
+  add(ticking: Ticking): void {
+    this.#ticking.add(ticking);
+    this.#timer ??= setInterval(() => {
+      this.now++;
+      for (const each of this.#ticking) each.tick(this.now);
+    }, this.tickMs);
+  }
+
+  /** Ticks no more for `ticking`. */
+  delete(ticking: Ticking): void {
+    this.#ticking.delete(ticking);
+    if (this.#ticking.size > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+}
+
+/** Calls `action` once after `ms` unless it is disposed before. */
+export function after(ms: number, action: () => void): Disposable {
+  const timer = setTimeout(action, ms);
+  return { [Symbol.dispose]: () => clearTimeout(timer) };
+}

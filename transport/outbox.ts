@@ -1,0 +1,214 @@
+// Bytes to a socket: in order, coalesced, bounded, and counted, so that it is known what was accepted.
+
+import type { ByteSocket } from "./duplex.ts";
+import { Fifo } from "./fifo.ts";
+import type { Slab, SlabPool } from "./slab.ts";
+
+/** From this length on, bytes are written from where they lie instead of being copied. */
+export const copyLimit = 16_384;
+/** A slab that is full and smaller than this is replaced by a larger one rather than written first. */
+const coalesceLimit = 65_536;
+
+interface Segment {
+  readonly bytes: Uint8Array;
+  readonly length: number;
+  readonly slab: Slab | null;
+}
+
+interface Waiter {
+  readonly offset: number;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * The one writer of a socket. What is put in while a write is under way leaves with the next one: a batch of
+ * answers costs one write.
+ */
+export class Outbox {
+  /** Bytes put in since the beginning. */
+  queuedBytes = 0;
+  /** Bytes that the socket accepted since the beginning. */
+  acceptedBytes = 0;
+  /** What made writing fail; it stays failed. */
+  error: unknown = null;
+
+  readonly #socket: ByteSocket;
+  readonly #slabs: SlabPool;
+  readonly #onError: (error: unknown) => void;
+  readonly #queue = new Fifo<Segment>();
+  #slab: Slab | null = null;
+  #used = 0;
+  #nextLength = 0;
+  #writing = false;
+  #ended = false;
+  // In order of their offsets, since they wait for the end of what was queued when they came.
+  readonly #waiters = new Fifo<Waiter>();
+  #low: { readonly bytes: number; readonly resolve: () => void } | null = null;
+
+  constructor(socket: ByteSocket, slabs: SlabPool, onError: (error: unknown) => void) {
+    this.#socket = socket;
+    this.#slabs = slabs;
+    this.#onError = onError;
+  }
+
+  /** Bytes that wait to be accepted. */
+  get pendingBytes(): number {
+    return this.queuedBytes - this.acceptedBytes;
+  }
+
+  /** Whether {@linkcode Outbox.end} was called or writing failed: what is put in now goes nowhere. */
+  get ended(): boolean {
+    return this.#ended || this.error !== null;
+  }
+
+  /**
+   * Makes room for `length` bytes, at most {@linkcode copyLimit}, and returns where in {@linkcode Outbox.bytes}
+   * they are to be filled in, at once.
+   */
+  reserve(length: number): number {
+    let slab = this.#slab;
+    if (slab === null || slab.bytes.length - this.#used < length) slab = this.#grow(length);
+    const at = this.#used;
+    this.#used = at + length;
+    this.queuedBytes += length;
+    return at;
+  }
+
+  /** Where the place that was reserved last lies. */
+  get bytes(): Uint8Array {
+    return this.#slab!.bytes;
+  }
+
+  /** A view of {@linkcode Outbox.bytes}. */
+  get view(): DataView {
+    return this.#slab!.view;
+  }
+
+  /** Puts in bytes: short ones as a copy, long ones as they are, which must not change until they are accepted. */
+  put(bytes: Uint8Array): void {
+    const { length } = bytes;
+    if (length === 0) return;
+    if (length < copyLimit) {
+      const at = this.reserve(length);
+      this.bytes.set(bytes, at);
+    } else {
+      this.#seal();
+      this.#queue.push({ bytes, length, slab: null });
+      this.queuedBytes += length;
+    }
+  }
+
+  /** Starts to write what was put in, unless a write is under way, which goes on with it. */
+  flush(): void {
+    if (this.#writing || this.error !== null || this.queuedBytes === this.acceptedBytes) return;
+    this.#writing = true;
+    this.#write();
+  }
+
+  /** Resolves when all that was put in so far is accepted; rejects with what made that impossible. */
+  accepted(): Promise<void> {
+    if (this.error !== null) return Promise.reject(this.error);
+    if (this.pendingBytes === 0) return Promise.resolve();
+    return new Promise((resolve, reject) =>
+      this.#waiters.push({ offset: this.queuedBytes, resolve, reject })
+    );
+  }
+
+  /** Resolves when at most `bytes` are pending, or writing failed. For one caller at a time. */
+  below(bytes: number): Promise<void> {
+    if (this.error !== null || this.pendingBytes <= bytes) return Promise.resolve();
+    return new Promise((resolve) => this.#low = { bytes, resolve });
+  }
+
+  /** Writes all that was put in, then half-closes. Later calls wait for the same. */
+  async end(): Promise<void> {
+    const first = !this.ended;
+    this.#ended = true;
+    this.flush();
+    await this.accepted();
+    if (first) await this.#socket.closeWrite();
+  }
+
+  /** Fails whatever waits, and gives back the slabs. */
+  fail(error: unknown): void {
+    if (this.error !== null) return;
+    this.error = error;
+    for (let waiter; (waiter = this.#waiters.shift()) !== undefined;) waiter.reject(error);
+    this.#low?.resolve();
+    // A segment that a write still looks at is given back when that write ends.
+    if (this.#writing) return;
+    this.#seal();
+    for (let segment; (segment = this.#queue.shift()) !== undefined;) this.#release(segment);
+  }
+
+  async #write(): Promise<void> {
+    let segment: Segment | undefined;
+    try {
+      while ((segment = this.#next()) !== undefined) {
+        for (let at = 0; at < segment.length;) {
+          const whole = at === 0 && segment.length === segment.bytes.length;
+          const count = await this.#socket.write(
+            whole ? segment.bytes : segment.bytes.subarray(at, segment.length),
+          );
+          at += count;
+          this.acceptedBytes += count;
+          if (this.#waiters.length > 0 || this.#low !== null) this.#wake();
+          if (this.error !== null) throw this.error;
+        }
+        this.#release(segment);
+      }
+      this.#writing = false;
+    } catch (error) {
+      this.#writing = false;
+      if (segment !== undefined) this.#release(segment);
+      const cause = this.error ?? error;
+      this.error = null; // lets fail() give back the slabs that waited behind this write
+      this.fail(cause);
+      this.#onError(cause);
+    }
+  }
+
+  #next(): Segment | undefined {
+    if (this.#queue.length === 0) this.#seal();
+    return this.#queue.shift();
+  }
+
+  /** Closes the slab under way to further bytes. */
+  #seal(): void {
+    if (this.#slab === null) return;
+    this.#queue.push({ bytes: this.#slab.bytes, length: this.#used, slab: this.#slab });
+    this.#nextLength = this.#used;
+    this.#slab = null;
+    this.#used = 0;
+  }
+
+  #grow(length: number): Slab {
+    const old = this.#slab;
+    if (old === null) return this.#slab = this.#slabs.lease(Math.max(length, this.#nextLength));
+    if (old.bytes.length >= coalesceLimit) {
+      this.#seal();
+      return this.#slab = this.#slabs.lease(coalesceLimit);
+    }
+    const larger = this.#slabs.lease(Math.max(old.bytes.length + 1, this.#used + length));
+    larger.bytes.set(old.bytes.subarray(0, this.#used));
+    this.#slabs.release(old);
+    return this.#slab = larger;
+  }
+
+  #release({ slab }: Segment): void {
+    if (slab !== null) this.#slabs.release(slab);
+  }
+
+  #wake(): void {
+    for (let waiter; (waiter = this.#waiters.first) !== undefined && waiter.offset <= this.acceptedBytes;) {
+      this.#waiters.shift();
+      waiter.resolve();
+    }
+    if (this.#low !== null && this.pendingBytes <= this.#low.bytes) {
+      const { resolve } = this.#low;
+      this.#low = null;
+      resolve();
+    }
+  }
+}
