@@ -1,0 +1,62 @@
+// The connection door's inside: a function that lives as long as its connection.
+
+import { FrameError, PacketError } from "../codec/mod.ts";
+import type { CloseCode, Connection, ConnectionOptions } from "../transport/connection.ts";
+import { FrameConnection } from "../transport/frame_connection.ts";
+import type { Host, Service } from "./host.ts";
+
+/** Talks on one connection; when its promise settles, the connection is closed. */
+export type ConnectionHandler = (connection: FrameConnection) => void | PromiseLike<void>;
+
+/** One connection of a connection server. */
+export class ConnectionService implements Service {
+  readonly #host: Host;
+  readonly #connection: Connection;
+  readonly #options: ConnectionOptions;
+  readonly #number: number;
+  readonly #handler: ConnectionHandler;
+
+  constructor(
+    host: Host,
+    connection: Connection,
+    options: ConnectionOptions,
+    number: number,
+    handler: ConnectionHandler,
+  ) {
+    this.#host = host;
+    this.#connection = connection;
+    this.#options = options;
+    this.#number = number;
+    this.#handler = handler;
+  }
+
+  async run(): Promise<void> {
+    const connection = this.#connection;
+    let code: CloseCode | null = null, failure: unknown = null;
+    try {
+      await this.#handler(new FrameConnection(connection, this.#options));
+    } catch (error) {
+      failure = error;
+      // The socket's own failure is the peer's doing, and has closed the connection, or is about to.
+      if (connection.readError !== null) return connection.failRead();
+      if (error === connection.out.error) return;
+      if (error instanceof FrameError || error instanceof PacketError) {
+        this.#host.protocolError(this.#number, error);
+        code = error.code === "truncated" ? "truncated" : "protocol";
+      } else {
+        this.#host.handlerError(this.#number, error);
+        code = "handler";
+      }
+    }
+    await connection.finish(code ?? (connection.inputEnded ? "ended" : "closed"), failure);
+  }
+
+  drain(): void {
+    // The frames end here as they would at the peer's FIN, so a handler that reads to the end is done in its own way.
+    this.#connection.stop();
+  }
+
+  tick(now: number): void {
+    this.#connection.tick(now);
+  }
+}

@@ -1,0 +1,143 @@
+// How do the frames of a connection reach a handler, within the limits, and how does the connection end?
+
+import { type FrameBatch, FrameError, PacketError } from "../codec/mod.ts";
+import type { CloseCode, Connection, FrameConsumer } from "../transport/connection.ts";
+import type { Slab } from "../transport/slab.ts";
+import { type Call, Calls } from "./calls.ts";
+import type { Host, Service } from "./host.ts";
+
+/** The connection that a request came on, as its handler sees it. */
+export interface Peer {
+  /** Counts the server's connections, from 1 on. */
+  readonly number: number;
+  /** Where the peer is. */
+  readonly remoteAddr: Deno.Addr;
+  /** Aborted when the connection is no more. */
+  readonly signal: AbortSignal;
+  /** Takes no more requests, lets those that are being handled be answered, and closes. */
+  close(reason?: unknown): void;
+}
+
+/** A connection whose frames are given to a handler. */
+export abstract class Dispatch implements Service, FrameConsumer {
+  protected readonly host: Host;
+  protected readonly connection: Connection;
+  protected readonly number: number;
+  protected readonly calls: Calls;
+  /** The number of the last chunk whose frames still reach the handler. */
+  #lastChunk = Infinity;
+  #flushing = false;
+  #close: { readonly code: CloseCode; readonly error: unknown } | null = null;
+
+  constructor(host: Host, connection: Connection, number: number) {
+    this.host = host;
+    this.connection = connection;
+    this.number = number;
+    const { limits, ticker, counts } = host;
+    this.calls = new Calls(connection, ticker, limits.handlerTimeoutMs, counts, (call) => {
+      counts.handlerTimeouts++;
+      host.emit({ type: "handler-timeout", connection: number });
+      this.timedOut(call);
+    });
+  }
+
+  /** Takes one frame; false where it has to wait. Throws what breaks the protocol. */
+  abstract takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean;
+
+  /** Answers for a handler that took too long. */
+  abstract timedOut(call: Call): void;
+
+  async run(): Promise<void> {
+    const { connection, calls } = this;
+    connection.closed.then(({ error }) => calls.cutAll(error));
+    let code: CloseCode = "ended", error: unknown = null;
+    try {
+      await connection.pump(this);
+    } catch (thrown) {
+      error = thrown;
+      code = thrown instanceof FrameError && thrown.code === "truncated" ? "truncated" : "protocol";
+    }
+    if (connection.readError !== null) return connection.failRead();
+    if (error instanceof FrameError || error instanceof PacketError) {
+      this.host.protocolError(this.number, error);
+    } else if (error !== null) return connection.abort(error, "failed");
+    // Let the peer go on sending meanwhile: it may not read before it has sent.
+    if (!connection.inputEnded) connection.discard();
+    await calls.idle();
+    const reason = this.#close ?? { code, error };
+    await connection.finish(reason.code, reason.error);
+  }
+
+  ready(): Promise<void> | null {
+    return this.calls.count < this.host.limits.maxInFlight ? null : this.calls.changed();
+  }
+
+  take(batch: FrameBatch, from: number, slab: Slab): number {
+    const { calls } = this, { maxInFlight } = this.host.limits;
+    const draining = this.connection.chunksTaken >= this.#lastChunk;
+    for (let index = from; index < batch.count; index++) {
+      if (calls.count >= maxInFlight || this.#close !== null) return index;
+      if (!this.takeFrame(batch, index, slab, draining)) return index;
+    }
+    return batch.count;
+  }
+
+  drain(): void {
+    if (this.#lastChunk !== Infinity) return;
+    this.#lastChunk = this.connection.chunksRead;
+    this.#drain();
+  }
+
+  tick(now: number): void {
+    this.calls.tick(now);
+    this.connection.tick(now);
+  }
+
+  /** Closes once the answers that are due are written. */
+  close(code: CloseCode, error: unknown): void {
+    this.#close ??= { code, error };
+    this.connection.stop();
+  }
+
+  /** Flushes once all that settles in this turn has put in its answer. */
+  protected flushSoon(): void {
+    if (this.#flushing) return;
+    this.#flushing = true;
+    queueMicrotask(() => {
+      this.#flushing = false;
+      this.connection.out.flush();
+    });
+  }
+
+  async #drain(): Promise<void> {
+    await this.connection.caughtUp(this.#lastChunk);
+    await this.calls.idle();
+    this.#close ??= { code: "shutdown", error: null };
+    await this.connection.finish("shutdown", null, this.host.limits.drainTimeoutMs);
+  }
+}
+
+/** The view of a {@linkcode Dispatch} that its handler gets. */
+export class DispatchPeer implements Peer {
+  readonly number: number;
+  readonly #dispatch: Dispatch;
+  readonly #connection: Connection;
+
+  constructor(dispatch: Dispatch, connection: Connection, number: number) {
+    this.number = number;
+    this.#dispatch = dispatch;
+    this.#connection = connection;
+  }
+
+  get remoteAddr(): Deno.Addr {
+    return this.#connection.remoteAddr;
+  }
+
+  get signal(): AbortSignal {
+    return this.#connection.signal;
+  }
+
+  close(reason: unknown = null): void {
+    this.#dispatch.close("closed", reason);
+  }
+}

@@ -1,0 +1,171 @@
+// The frame door's inside: a function from frame to reply, replies in the order of arrival.
+
+import type { FrameBatch, FrameError, FrameFormat } from "../codec/mod.ts";
+import type { Connection } from "../transport/connection.ts";
+import { putFrame } from "../transport/frame_connection.ts";
+import { copyLimit } from "../transport/outbox.ts";
+import type { Slab } from "../transport/slab.ts";
+import { Call, isPromiseLike } from "./calls.ts";
+import { Dispatch, DispatchPeer, type Peer } from "./dispatch.ts";
+import type { Host } from "./host.ts";
+
+/** A reply without its length field, or nothing for no reply. */
+export type FrameReply = Uint8Array | void | null | undefined;
+
+/**
+ * Makes a reply to a frame. The frame is a view that is valid until the handler settles; the reply is copied before
+ * that loan ends, so it may be a part of the frame.
+ */
+export type FrameHandler = (frame: Uint8Array, peer: Peer) => FrameReply | PromiseLike<FrameReply>;
+
+/** Makes a reply of what a handler threw. What it throws itself closes the connection. */
+export type FrameErrorHandler = (error: unknown, frame: Uint8Array) => FrameReply | PromiseLike<FrameReply>;
+
+/** What the connections of a frame server share. */
+export interface FrameConfig {
+  readonly format: FrameFormat;
+  readonly handler: FrameHandler;
+  readonly onError: FrameErrorHandler | undefined;
+}
+
+/** One connection of a frame server. */
+export class FrameDispatch extends Dispatch {
+  readonly #config: FrameConfig;
+  readonly #peer: Peer;
+  // Calls that wait for an earlier one's reply, or for their own, oldest first.
+  readonly #replies: FrameCall[] = [];
+  // A reply is missing. The peer counts on their order: those before it were sent, none after it may be.
+  #broken = false;
+
+  constructor(host: Host, connection: Connection, number: number, config: FrameConfig) {
+    super(host, connection, number);
+    this.#config = config;
+    this.#peer = new DispatchPeer(this, connection, number);
+  }
+
+  override ready(): Promise<void> | null {
+    // Replies that wait for an earlier one are bounded as handlers are.
+    return this.#replies.length < this.host.limits.maxInFlight ? super.ready() : this.calls.changed();
+  }
+
+  override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
+    if (draining) return true; // there is no reply that says "later"
+    const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
+    // A reply may be long: hold them against the limit one by one.
+    if (this.#replies.length >= maxInFlight || this.connection.out.pendingBytes > outboundHighWaterBytes) {
+      return false;
+    }
+    const lent = batch.bytesOf(index) === batch.chunk && !this.connection.pinned;
+    const call = new FrameCall(
+      lent || batch.bytesOf(index) !== batch.chunk ? batch.frame(index) : batch.frame(index).slice(),
+    );
+    this.host.counts.handled++;
+    let reply: FrameReply | PromiseLike<FrameReply>;
+    try {
+      reply = this.#config.handler(call.frame, this.#peer);
+    } catch (error) {
+      reply = this.#failed(error, call);
+    }
+    if (isPromiseLike(reply)) {
+      this.calls.add(call, lent ? slab : null);
+      this.#replies.push(call);
+      this.#wait(call, reply);
+    } else if (this.#replies.length > 0) {
+      call.finish(lent ? ownBytes(reply, call.frame) : reply);
+      this.#replies.push(call);
+    } else {
+      this.#send(call, reply);
+    }
+    return true;
+  }
+
+  override timedOut(call: FrameCall): void {
+    call.failure = { error: new DOMException("The handler took too long", "TimeoutError") };
+    call.finish(null);
+    this.#sendDue();
+  }
+
+  #wait(call: FrameCall, outcome: PromiseLike<FrameReply>): void {
+    const settle = (reply: FrameReply) => {
+      call.finish(reply);
+      this.#sendDue();
+      this.calls.remove(call);
+    };
+    const fail = (error: unknown) => {
+      if (call.running) call.failure = { error };
+      settle(null);
+    };
+    outcome.then(settle, (error) => {
+      const instead = call.running ? this.#failed(error, call) : null;
+      if (isPromiseLike(instead)) instead.then(settle, fail);
+      else settle(instead);
+    });
+  }
+
+  /** Sends the replies whose turn it is. */
+  #sendDue(): void {
+    let due = 0;
+    for (; due < this.#replies.length && this.#replies[due]!.done; due++) {
+      const call = this.#replies[due]!;
+      this.#send(call, call.reply);
+      this.calls.settled(call);
+    }
+    if (due === 0) return;
+    this.#replies.splice(0, due);
+    this.flushSoon();
+  }
+
+  #send(call: FrameCall, reply: FrameReply): void {
+    const { out } = this.connection;
+    if (this.#broken || out.ended) return;
+    try {
+      if (call.failure !== null) throw call.failure.error;
+      if (reply === null || reply === undefined) return;
+      if (!(reply instanceof Uint8Array)) {
+        throw new TypeError(`A handler must return bytes or nothing, and returned ${typeof reply}`);
+      }
+      // Long ones are written from where they lie: not from memory that is about to be used again.
+      putFrame(out, reply.length >= copyLimit ? ownBytes(reply, call.frame) : reply, this.#config.format);
+    } catch (error) {
+      this.#broken = true;
+      this.host.handlerError(this.number, error);
+      this.close("handler", error);
+    }
+  }
+
+  /** What to reply for a handler that failed: what `onError` says; without it, the connection ends there. */
+  #failed(error: unknown, call: FrameCall): FrameReply | PromiseLike<FrameReply> {
+    try {
+      if (this.#config.onError === undefined) throw error;
+      this.host.handlerError(this.number, error);
+      return this.#config.onError(error, call.frame);
+    } catch (error) {
+      call.failure = { error };
+      return null;
+    }
+  }
+}
+
+class FrameCall extends Call {
+  readonly frame: Uint8Array;
+  reply: FrameReply = null;
+  done = false;
+  /** Set where there is no reply and should be one. */
+  failure: { readonly error: unknown } | null = null;
+
+  constructor(frame: Uint8Array) {
+    super();
+    this.frame = frame;
+  }
+
+  finish(reply: FrameReply): void {
+    if (this.done) return;
+    this.done = true;
+    this.reply = reply;
+  }
+}
+
+/** The reply, copied where it lies in the frame's memory, which is about to be used again. */
+function ownBytes<T extends FrameReply>(reply: T, frame: Uint8Array): T | Uint8Array {
+  return reply instanceof Uint8Array && reply.buffer === frame.buffer ? reply.slice() : reply;
+}
