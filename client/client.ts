@@ -156,8 +156,9 @@ export class Client implements AsyncDisposable {
 
   /**
    * Makes a stream for bulk work: arrays of payloads in, arrays of what became of them out, in the order of the
-   * answers. A failure is an outcome in band; the stream itself fails only where a payload is too long. Closing the
-   * writable side waits for all answers, and leaves the client open.
+   * answers. A failure is an outcome in band, a payload that is too long for a frame too: the stream itself never
+   * fails. Closing the writable side waits for all answers; with `end`, it half-closes the client first, as
+   * {@linkcode Client.end} does, and without, it leaves the client open.
    *
    * A write waits for room in the window, and for the answers to be read. Payloads must not change until they are
    * answered.
@@ -174,7 +175,7 @@ export class Client implements AsyncDisposable {
    * assertEquals(answers[1], { id: "00000002", outcome: "refused", result: 1 });
    * ```
    */
-  bulk(): TransformStream<Uint8Array[], Answer[]> {
+  bulk(options: { end?: boolean } = {}): TransformStream<Uint8Array[], Answer[]> {
     const bulk = new Bulk();
     return new TransformStream<Uint8Array[], Answer[]>({
       start: (controller) => void (bulk.controller = controller),
@@ -194,7 +195,10 @@ export class Client implements AsyncDisposable {
           }
         }
       },
-      flush: () => bulk.idle(),
+      flush: () => {
+        if (options.end) this.end();
+        return bulk.idle();
+      },
     });
   }
 

@@ -130,7 +130,7 @@ export class FrameDecoder {
   #frameLength = 0;
   #error: FrameError | null = null;
 
-  /** @throws {RangeError} If the format is not valid. */
+  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
   constructor(format?: FrameFormatOptions) {
     this.format = FrameFormat.from(format);
   }

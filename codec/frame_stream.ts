@@ -27,7 +27,7 @@ export class FrameDecoderStream {
   /** Takes the chunks; a write resolves when its frames can be read. */
   readonly writable: WritableStream<Uint8Array>;
 
-  /** @throws {RangeError} If the format is not valid. */
+  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
   constructor(format?: FrameFormatOptions) {
     const decoder = new FrameDecoder(format);
     let chunks: WritableStreamDefaultController;
@@ -134,7 +134,7 @@ export class FrameQueue {
  * ```
  */
 export class FrameEncoderStream extends TransformStream<Uint8Array, Uint8Array> {
-  /** @throws {RangeError} If the format is not valid. */
+  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
   constructor(format?: FrameFormatOptions) {
     const valid = FrameFormat.from(format);
     super({ transform: (frame, controller) => controller.enqueue(encodeFrame(frame, valid)) });
@@ -167,7 +167,7 @@ export class FrameEncoderStream extends TransformStream<Uint8Array, Uint8Array> 
  * ```
  */
 export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
-  /** @throws {RangeError} If the format is not valid. */
+  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
   constructor(format?: FrameFormatOptions) {
     const decoder = new FrameDecoder(format);
     super({

@@ -57,6 +57,8 @@ export const Result = {
  * The frame format of the submit protocol (docs/protocol.md, section 2): a big-endian length of four
  * bytes that counts itself.
  *
+ * @throws {RangeError} If not even an answer fits `maxFrameLength`.
+ *
  * @example
  * ```ts
  * import { encodeFrame, encodePacket, submitFormat } from "@framewire/framewire/codec";
@@ -67,6 +69,11 @@ export const Result = {
  * ```
  */
 export function submitFormat(maxFrameLength = 1_048_576): FrameFormat {
+  if (!(maxFrameLength >= ackFrameLength)) {
+    throw new RangeError(
+      `maxFrameLength must be at least the ${ackFrameLength} bytes of an answer, and is ${maxFrameLength}`,
+    );
+  }
   return new FrameFormat({
     lengthFieldLength: 4,
     lengthAdjustment: -4,

@@ -1,6 +1,6 @@
 // The frame door's inside: a function from frame to reply, replies in the order of arrival.
 
-import type { FrameBatch, FrameError, FrameFormat } from "../codec/mod.ts";
+import type { FrameBatch, FrameFormat } from "../codec/mod.ts";
 import type { Connection } from "../transport/connection.ts";
 import { putFrame } from "../transport/frame_connection.ts";
 import { copyLimit } from "../transport/outbox.ts";

@@ -1,12 +1,6 @@
 // One connection's life: frames in, ordered writes out, one way to close, one reason why.
 
-import {
-  type FrameBatch,
-  FrameBatchStream,
-  type FrameError,
-  type FrameFormat,
-  type PacketError,
-} from "../codec/mod.ts";
+import { type FrameBatch, FrameBatchStream, type FrameFormat } from "../codec/mod.ts";
 import { after, type Ticker } from "./deadline.ts";
 import { type ByteSocket, chunksOf, type ChunkSource } from "./duplex.ts";
 import { Outbox } from "./outbox.ts";

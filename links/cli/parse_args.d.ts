@@ -1,6 +1,7 @@
 export interface ParseOptions {
   boolean?: readonly string[];
   string?: readonly string[];
+  collect?: readonly string[];
   alias?: Record<string, string>;
   unknown?: (argument: string, key?: string, value?: unknown) => unknown;
 }
