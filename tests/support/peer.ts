@@ -2,6 +2,10 @@
 // here, so that a mistake in the codec cannot hide itself.
 
 import { connect as connectNode, type Socket } from "node:net";
+import { within } from "./wait.ts";
+
+/** When a read of a test is given up. */
+const giveUpMs = 30_000;
 
 /** A frame of the submit protocol with a body as given: four bytes of length that count themselves. */
 export function frameOf(body: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -78,7 +82,11 @@ export class RawPeer implements Disposable {
   }
 
   /** Reads exactly `length` bytes; fails at an earlier end. */
-  async readExactly(length: number): Promise<Uint8Array> {
+  readExactly(length: number): Promise<Uint8Array> {
+    return within(this.#readExactly(length), `${length} bytes from the other side`, giveUpMs);
+  }
+
+  async #readExactly(length: number): Promise<Uint8Array> {
     while (this.#rest.length < length) {
       const chunk = await this.#read();
       if (chunk === null) throw new Error(`the peer ended after ${this.#rest.length} of ${length} bytes`);
@@ -90,7 +98,11 @@ export class RawPeer implements Disposable {
   }
 
   /** Reads to the end. */
-  async readToEnd(): Promise<Uint8Array> {
+  readToEnd(): Promise<Uint8Array> {
+    return within(this.#readToEnd(), "the other side's end", giveUpMs);
+  }
+
+  async #readToEnd(): Promise<Uint8Array> {
     const chunks = [this.#rest];
     for (let chunk; (chunk = await this.#read()) !== null;) chunks.push(chunk);
     this.#rest = new Uint8Array(0);
