@@ -2,7 +2,7 @@
 
 /** Why a {@linkcode FrameError} was thrown. */
 export type FrameErrorCode =
-  /** The frame is longer than `maxFrameLength`: `length` against `limit`. */
+  /** The frame is longer than `maxFrameLength`: `length`, rounded above 2^53, against `limit`. */
   | "too-long"
   /** The length is below the frame's own fixed part: `length` against `limit`. */
   | "too-short"
@@ -57,7 +57,7 @@ export type PacketErrorCode =
   | "unexpected-command"
   /** A command of the other dialect: `value`. */
   | "other-dialect"
-  /** An id that is not eight bytes: `value` is its length, `limit` is 8. */
+  /** An id that is not eight bytes: `value` is its length against 8, or a character's code against 255. */
   | "bad-id"
   /** A result that is no integer from 0 to 255: `value`, `limit` is 255. */
   | "bad-result";

@@ -95,11 +95,20 @@ export class FrameFormat implements Required<FrameFormatOptions> {
 
     const headerLength = lengthFieldOffset + lengthFieldLength;
     const sayable = maxFieldValue(lengthFieldLength) + lengthAdjustment + headerLength;
-    const clipped = Math.min(maxFrameLength, sayable);
-    if (clipped < headerLength) {
+    if (sayable < headerLength) {
       throw new RangeError(
-        `Cannot make a frame format: maxFrameLength must be at least the ${headerLength} bytes up to the end of ` +
-          `the length field, and is ${clipped}`,
+        `Cannot make a frame format: lengthAdjustment must be at least -${
+          maxFieldValue(lengthFieldLength)
+        }, ` +
+          `the most that the length field can say, and is ${lengthAdjustment}`,
+      );
+    }
+    const clipped = Math.min(maxFrameLength, sayable),
+      shortest = headerLength + Math.max(0, lengthAdjustment);
+    if (clipped < shortest) {
+      throw new RangeError(
+        `Cannot make a frame format: maxFrameLength must be at least the ${shortest} bytes of the shortest ` +
+          `frame, and is ${clipped}`,
       );
     }
     if (initialBytesToStrip > clipped) {

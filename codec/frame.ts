@@ -55,7 +55,7 @@ export function encodeFrameInto(
   const { lengthFieldOffset, lengthFieldLength } = valid;
   const frameLength = bytes.length + lengthFieldLength;
   const value = valid.fieldValueFor(frameLength);
-  if (at < 0 || frameLength > target.length - at) {
+  if (!(Number.isInteger(at) && at >= 0 && frameLength <= target.length - at)) {
     throw new RangeError(
       `Cannot encode frame: its ${frameLength} bytes do not fit at ${at} of a target of ${target.length}`,
     );
@@ -90,6 +90,15 @@ export interface FrameBatch {
   endOf(index: number): number;
   /** Frame `index` as a view of its bytes. */
   frame(index: number): Uint8Array;
+  /** Forgets the chunk and the frames, so that nothing keeps their memory until the next chunk comes. */
+  clear(): void;
+}
+
+/** A batch of its own, with nothing but an error. */
+export function errorBatch(error: FrameError): FrameBatch {
+  const batch = new Batch();
+  batch.error = error;
+  return batch;
 }
 
 /**
@@ -154,11 +163,11 @@ export class FrameDecoder {
    * @throws {FrameError} If a header is not allowed; from then on always the same one.
    */
   push(chunk: Uint8Array): Uint8Array[] {
-    if (this.#error) throw this.#error;
     const batch = this.pushBatch(chunk);
     if (batch.count === 0 && batch.error) throw batch.error;
     const frames = new Array<Uint8Array>(batch.count);
     for (let i = 0; i < frames.length; i++) frames[i] = batch.frame(i);
+    batch.clear();
     return frames;
   }
 
@@ -272,11 +281,17 @@ class Batch implements FrameBatch {
   #ownView: DataView = noView;
 
   reset(chunk: Uint8Array): void {
-    this.count = 0;
+    this.clear();
     this.chunk = chunk;
     this.view = viewOf(chunk);
     this.error = null;
     this.heldBytes = 0;
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.chunk = nothing;
+    this.view = noView;
     this.#own = null;
     this.#ownView = noView;
     // A burst of tiny frames must not keep its offsets for as long as the connection lives.

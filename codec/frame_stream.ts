@@ -1,7 +1,8 @@
 // Framing as web streams: a frame a chunk for simple composition, a batch a chunk for speed.
 
+import type { FrameError } from "./errors.ts";
 import { FrameFormat, type FrameFormatOptions } from "./format.ts";
-import { encodeFrame, type FrameBatch, FrameDecoder } from "./frame.ts";
+import { encodeFrame, errorBatch, type FrameBatch, FrameDecoder } from "./frame.ts";
 
 /**
  * Chunks in, frames out, one frame a chunk: the shape of a `TransformStream`.
@@ -34,14 +35,22 @@ export class FrameDecoderStream {
     const frames = new FrameQueue((reason) => chunks.error(reason));
     this.readable = frames.readable;
     this.writable = new WritableStream<Uint8Array>({
-      start: (controller) => void (chunks = controller),
+      start: (controller) => {
+        chunks = controller;
+        // An abort must not wait for a write that waits for a reader.
+        controller.signal.addEventListener("abort", () => frames.end(controller.signal.reason));
+      },
       async write(chunk) {
         await frames.wanted();
-        const batch = decoder.pushBatch(chunk);
-        for (let i = 0; i < batch.count; i++) frames.give(batch.frame(i));
-        if (batch.error === null) return;
-        frames.end(batch.error);
-        throw batch.error;
+        try {
+          const batch = decoder.pushBatch(chunk);
+          for (let i = 0; i < batch.count; i++) frames.give(batch.frame(i));
+          if (batch.error !== null) throw batch.error;
+          batch.clear();
+        } catch (error) {
+          frames.end(error);
+          throw error;
+        }
       },
       close() {
         try {
@@ -52,7 +61,6 @@ export class FrameDecoderStream {
           throw error;
         }
       },
-      abort: (reason) => frames.end(reason),
     });
   }
 }
@@ -176,8 +184,9 @@ export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
         if (decoder.error) return;
         try {
           decoder.finish();
-        } catch {
-          controller.enqueue(decoder.pushBatch(new Uint8Array(0)));
+        } catch (error) {
+          // Its own batch: this is called at once when the source closes, and the decoder's may be in use.
+          controller.enqueue(errorBatch(error as FrameError));
         }
       },
     });

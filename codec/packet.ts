@@ -245,18 +245,19 @@ export function validResult(result: number): number {
 }
 
 function writeId(id: string, bytes: Uint8Array): void {
-  for (let i = 0; i < 8 || i < id.length; i++) {
+  if (id.length !== 8) throw badId(id, id.length, 8);
+  for (let i = 0; i < 8; i++) {
     const code = id.charCodeAt(i);
-    if (id.length !== 8 || code > 0xff) {
-      throw new PacketError(
-        "bad-id",
-        `Cannot encode packet: its id must be 8 characters up to U+00FF, and is ${JSON.stringify(id)}`,
-        id.length,
-        8,
-      );
-    }
+    if (code > 0xff) throw badId(id, code, 0xff);
     bytes[idOffset + i] = code;
   }
+}
+
+function badId(id: string, value: number, limit: number): PacketError {
+  const message = `Cannot encode packet: its id must be 8 characters up to U+00FF, and is ${
+    JSON.stringify(id)
+  }`;
+  return new PacketError("bad-id", message, value, limit);
 }
 
 function tooShort(what: string, length: number, limit: number): PacketError {

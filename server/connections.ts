@@ -37,9 +37,9 @@ export class ConnectionService implements Service {
       await this.#handler(new FrameConnection(connection, this.#options));
     } catch (error) {
       failure = error;
-      // The socket's own failure is the peer's doing, and has closed the connection, or is about to.
-      if (connection.readError !== null) return connection.failRead();
-      if (error === connection.out.error) return;
+      // The socket's own failure is no failure of the handler: it closes the connection, or has done so.
+      if (error !== null && error === connection.readError) return connection.failRead();
+      if (error !== null && error === connection.out.error) return;
       if (error instanceof FrameError || error instanceof PacketError) {
         this.#host.protocolError(this.#number, error);
         code = error.code === "truncated" ? "truncated" : "protocol";

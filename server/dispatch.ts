@@ -56,11 +56,13 @@ export abstract class Dispatch implements Service, FrameConsumer {
     } catch (thrown) {
       error = thrown;
       code = thrown instanceof FrameError && thrown.code === "truncated" ? "truncated" : "protocol";
+      if (!(thrown instanceof FrameError || thrown instanceof PacketError)) {
+        return connection.abort(error, "failed");
+      }
+      // A reset truncates too, and is not the protocol's business.
+      if (code === "protocol" || connection.readError === null) this.host.protocolError(this.number, thrown);
     }
     if (connection.readError !== null) return connection.failRead();
-    if (error instanceof FrameError || error instanceof PacketError) {
-      this.host.protocolError(this.number, error);
-    } else if (error !== null) return connection.abort(error, "failed");
     // Let the peer go on sending meanwhile: it may not read before it has sent.
     if (!connection.inputEnded) connection.discard();
     await calls.idle();

@@ -209,6 +209,7 @@ export class Connection {
         if (batch.error && !this.#stopped) throw batch.error;
       } finally {
         out.flush();
+        batch.clear();
         if (slab !== null) this.#consumed(slab);
       }
     }
@@ -276,11 +277,12 @@ export class Connection {
     this.stop();
     const start = this.bytesRead;
     while (this.bytesRead - start < maxDiscardedBytes) {
-      const { done } = await this.#batches.read();
+      const { value: batch, done } = await this.#batches.read();
       if (done) {
         this.inputEnded = true;
         return;
       }
+      batch.clear();
       const slab = this.#arrived.shift();
       if (slab) this.#consumed(slab);
     }

@@ -64,11 +64,18 @@ export class FrameConnection implements AsyncDisposable {
   /**
    * Sends a frame, given without its length field; resolves when the socket has accepted all of it. The bytes must
    * not change until then. Calls need not wait for each other: frames leave in the order of the calls, each whole.
-   * Wait for the promises to be slowed down by a slow peer.
+   * Wait for the promises to be slowed down by a slow peer. A failure of the socket is also the reason that
+   * {@linkcode FrameConnection.closed} gives, so a promise that nobody waits for harms nobody.
    *
    * @throws {FrameError} If the frame is too long or too short for the format; nothing of it is sent.
    */
-  async send(bytes: Uint8Array): Promise<void> {
+  send(bytes: Uint8Array): Promise<void> {
+    const sent = this.#send(bytes);
+    sent.catch(() => {});
+    return sent;
+  }
+
+  async #send(bytes: Uint8Array): Promise<void> {
     const { out } = this.#connection;
     if (out.ended) throw out.error ?? new Deno.errors.BrokenPipe("Cannot send frame: this side has ended");
     putFrame(out, bytes, this.#format);
@@ -78,7 +85,9 @@ export class FrameConnection implements AsyncDisposable {
 
   /** Says that nothing more will be sent, once all that was sent is accepted. Reading goes on. */
   end(): Promise<void> {
-    return this.#connection.end();
+    const ended = this.#connection.end();
+    ended.catch(() => {});
+    return ended;
   }
 
   /**
