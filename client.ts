@@ -21,13 +21,27 @@
 
 import { Client, type ClientEvent } from "./client/client.ts";
 import { type Dialect, FrameFormat, type FrameFormatOptions, submitFormat } from "./codec/mod.ts";
-import { dial, type DialOptions } from "./transport/dial.ts";
+import { type ReconnectOptions, Tries } from "./client/reconnect.ts";
+import { dial, type DialOptions, positive, type ServerAddress } from "./transport/dial.ts";
 import { FrameConnection } from "./transport/frame_connection.ts";
 
-export { Client, type ClientEvent, type ClientStats } from "./client/client.ts";
+export {
+  type BulkOptions,
+  Client,
+  type ClientEvent,
+  type ClientStats,
+  type SubmitOptions,
+} from "./client/client.ts";
+export type { ReconnectOptions } from "./client/reconnect.ts";
+export { LimitError, type LimitName } from "./transport/limit.ts";
 export { type Answer, type Outcome, SubmitError } from "./client/request.ts";
 export type { CloseCode, CloseReason } from "./transport/connection.ts";
-export { ConnectError, type ConnectErrorCode, type DialOptions } from "./transport/dial.ts";
+export {
+  ConnectError,
+  type ConnectErrorCode,
+  type DialOptions,
+  type ServerAddress,
+} from "./transport/dial.ts";
 export { FrameConnection } from "./transport/frame_connection.ts";
 
 /** Options of {@linkcode connect}. */
@@ -38,6 +52,17 @@ export interface ConnectOptions extends DialOptions {
   maxFrameLength?: number;
   /** Requests that may be under way at once; more of them wait. @default {256} */
   window?: number;
+  /** Servers to try in turn, in place of the one that `hostname`, `port` and `path` name. */
+  servers?: readonly ServerAddress[];
+  /**
+   * Whether and how a lost connection is made again. Requests that were not sent go out again by themselves, in their
+   * order and with their ids; those that may have been handled only where they are `idempotent`. @default {{}}
+   */
+  reconnect?: ReconnectOptions | false;
+  /** How long a request may take from the call of `submit` to its answer. @default {30_000} */
+  requestTimeoutMs?: number;
+  /** How long leaving the client's scope (`await using`) waits for answers. @default {10_000} */
+  drainTimeoutMs?: number;
   /** Opens a session with a CONN whose payload this is, a string as UTF-8; without it, no CONN is sent. */
   name?: string | Uint8Array;
   /** Called with all that happens; what it throws is counted in `stats()` and hurts nobody. */
@@ -70,21 +95,28 @@ export interface ConnectFramesOptions extends DialOptions {
  * ```
  */
 export async function connect(options: ConnectOptions = {}): Promise<Client> {
-  const { dialect = "spec", maxFrameLength, window = 256, name, onEvent, connectTimeoutMs = 10_000 } =
-    options;
+  const { dialect = "spec", maxFrameLength, window = 256, name, onEvent } = options;
+  const { connectTimeoutMs = 10_000, requestTimeoutMs = 30_000, drainTimeoutMs = 10_000 } = options;
   if (dialect !== "spec" && dialect !== "legacy") {
     throw new RangeError(`dialect must be "spec" or "legacy", and is ${JSON.stringify(dialect)}`);
   }
   if (!Number.isInteger(window) || window < 1 || window > maxWindow) {
     throw new RangeError(`window must be an integer from 1 to ${maxWindow}, and is ${window}`);
   }
-  const session = name === undefined
-    ? null
-    : typeof name === "string"
-    ? new TextEncoder().encode(name)
-    : name;
-  const dialled = await dial(options, submitFormat(maxFrameLength));
-  return await Client.open(dialled, { dialect, window, session, onEvent }, connectTimeoutMs, options.signal);
+  positive("requestTimeoutMs", requestTimeoutMs);
+  positive("drainTimeoutMs", drainTimeoutMs);
+  return await Client.open({
+    dial: options,
+    format: submitFormat(maxFrameLength),
+    tries: new Tries(options.servers ?? [options], options.reconnect ?? {}),
+    dialect,
+    window,
+    session: name === undefined ? null : typeof name === "string" ? new TextEncoder().encode(name) : name,
+    connectTimeoutMs,
+    requestTimeoutMs,
+    drainTimeoutMs,
+    onEvent,
+  });
 }
 
 /** Every request under way needs an id of its own, and so do the cancelled ones that are remembered. */

@@ -23,16 +23,24 @@
 export * from "./codec/mod.ts";
 export { type ByteSocket, type Duplex, duplex } from "./transport/duplex.ts";
 export {
+  type Authenticate,
   type CloseCode,
   type CloseReason,
+  type Conn,
   type ConnectionHandler,
-  type DispatchOptions,
+  type ConnectionLimitOptions,
+  type DrainReport,
   FrameConnection,
   type FrameErrorHandler,
   type FrameHandler,
   type FrameReply,
+  type HandlerLimitOptions,
+  LimitError,
+  type LimitName,
+  type ListenAddress,
   type ListenOptions,
   type Peer,
+  ProxyHeaderError,
   serve,
   serveConnections,
   type ServeConnectionsOptions,
@@ -42,6 +50,7 @@ export {
   type Server,
   type ServerEvent,
   type ServerStats,
+  type SessionLimitOptions,
   type Submit,
   type SubmitErrorHandler,
   type SubmitHandler,
@@ -50,6 +59,7 @@ export {
 } from "./server.ts";
 export {
   type Answer,
+  type BulkOptions,
   Client,
   type ClientEvent,
   type ClientStats,
@@ -61,5 +71,8 @@ export {
   type ConnectOptions,
   type DialOptions,
   type Outcome,
+  type ReconnectOptions,
+  type ServerAddress,
   SubmitError,
+  type SubmitOptions,
 } from "./client.ts";

@@ -26,35 +26,50 @@
 import { type Dialect, FrameFormat, type FrameFormatOptions, submitFormat } from "./codec/mod.ts";
 import { type ConnectionHandler, ConnectionService } from "./server/connections.ts";
 import { FrameDispatch, type FrameErrorHandler, type FrameHandler } from "./server/frames.ts";
-import { type DispatchOptions, Host, type ListenOptions, type Server, validLimits } from "./server/host.ts";
-import { PacketDispatch, type SubmitErrorHandler, type SubmitHandler } from "./server/packets.ts";
+import { Host, type ListenOptions, type Server } from "./server/host.ts";
+import type { HandlerLimitOptions, SessionLimitOptions } from "./server/limits.ts";
+import {
+  type Authenticate,
+  PacketDispatch,
+  type SubmitErrorHandler,
+  type SubmitHandler,
+} from "./server/packets.ts";
 
 export type { CloseCode, CloseReason } from "./transport/connection.ts";
 export { FrameConnection } from "./transport/frame_connection.ts";
 export type { ConnectionHandler } from "./server/connections.ts";
 export type { Peer } from "./server/dispatch.ts";
 export type { FrameErrorHandler, FrameHandler, FrameReply } from "./server/frames.ts";
-export type { DispatchOptions, ListenOptions, Server, ServerEvent, ServerStats } from "./server/host.ts";
+export type { DrainReport, ListenOptions, Server, ServerEvent, ServerStats } from "./server/host.ts";
+export type { ConnectionLimitOptions, HandlerLimitOptions, SessionLimitOptions } from "./server/limits.ts";
 export type {
+  Authenticate,
+  Conn,
   Submit,
   SubmitErrorHandler,
   SubmitHandler,
   SubmitPeer,
   SubmitResult,
 } from "./server/packets.ts";
+export { LimitError, type LimitName } from "./transport/limit.ts";
+export type { ListenAddress } from "./transport/listen.ts";
+export { ProxyHeaderError } from "./transport/proxy_header.ts";
 
 /** Options of {@linkcode serve}. */
-export interface ServeOptions extends DispatchOptions {
+export interface ServeOptions<Session = Uint8Array>
+  extends ListenOptions, HandlerLimitOptions, SessionLimitOptions {
   /** How answers' commands are numbered. @default {"spec"} */
   dialect?: Dialect;
   /** The longest frame that is accepted, in bytes, its length field included. @default {1_048_576} */
   maxFrameLength?: number;
+  /** Demands a session: each connection must open one by a CONN that this accepts. */
+  authenticate?: Authenticate<Session>;
   /** Makes a result of what the handler threw, in place of 5, handler failed. */
   onError?: SubmitErrorHandler;
 }
 
 /** Options of {@linkcode serveFrames}. */
-export interface ServeFramesOptions extends DispatchOptions {
+export interface ServeFramesOptions extends ListenOptions, HandlerLimitOptions {
   /** What the frames look like. @default {a big-endian length of four bytes, not counting itself} */
   format?: FrameFormatOptions;
   /** Makes a reply of what the handler threw; without it, the connection is closed behind the replies before. */
@@ -92,15 +107,17 @@ export interface ServeConnectionsOptions extends ListenOptions {
  * assertEquals(kept, [new Uint8Array([97, 98, 99])]);
  * ```
  */
-export function serve(options: ServeOptions, handler: SubmitHandler): Server {
-  const { dialect = "spec", maxFrameLength, onError } = options;
+export function serve<Session = Uint8Array>(
+  options: ServeOptions<Session>,
+  handler: SubmitHandler<Session>,
+): Server {
+  const { dialect = "spec", maxFrameLength, authenticate, onError } = options;
   if (dialect !== "spec" && dialect !== "legacy") {
     throw new RangeError(`dialect must be "spec" or "legacy", and is ${JSON.stringify(dialect)}`);
   }
-  const config = { dialect, handler, onError };
+  const config = { dialect, handler: handler as SubmitHandler<unknown>, authenticate, onError };
   return new Host(
     options,
-    validLimits(options),
     submitFormat(maxFrameLength),
     (host, connection, _options, number) => new PacketDispatch(host, connection, number, config),
   );
@@ -133,7 +150,6 @@ export function serveFrames(options: ServeFramesOptions, handler: FrameHandler):
   const config = { format, handler, onError };
   return new Host(
     options,
-    validLimits(options),
     format,
     (host, connection, _options, number) => new FrameDispatch(host, connection, number, config),
   );
@@ -164,7 +180,6 @@ export function serveFrames(options: ServeFramesOptions, handler: FrameHandler):
 export function serveConnections(options: ServeConnectionsOptions, handler: ConnectionHandler): Server {
   return new Host(
     options,
-    validLimits(options),
     FrameFormat.from(options.format),
     (host, connection, connectionOptions, number) =>
       new ConnectionService(host, connection, connectionOptions, number, handler),

@@ -1,10 +1,11 @@
 // The client as a program.
 
-import type { Answer, Client, connect, ConnectOptions } from "../client.ts";
+import type { Answer, Client, ClientEvent, CloseReason, connect, ConnectOptions } from "../client.ts";
 import { ConnectError } from "../transport/dial.ts";
-import type { Given, Usage } from "./flags.ts";
+import { flagOf, type Given, type Usage, UsageError } from "./flags.ts";
 import { linesOf, LongLineError } from "./lines.ts";
-import { logLine, Output, ProgramError, runProgram } from "./program.ts";
+import { logLine, Output, ProgramError, readFlagFile, runProgram } from "./program.ts";
+import { readToken } from "./token.ts";
 
 const usage: Usage = {
   name: "deno run -N client.ts",
@@ -21,6 +22,19 @@ const usage: Usage = {
     },
     window: { kind: "integer", value: "N", help: "how many requests may wait for their answers (256)" },
     name: { kind: "text", value: "NAME", help: "open a session under this name first" },
+    "token-file": { kind: "text", value: "FILE", help: "open a session with what the file holds (needs -R)" },
+    unix: { kind: "text", value: "PATH", help: "the server's Unix socket, in place of a port (needs -R -W)" },
+    tls: { kind: "switch", help: "speak TLS" },
+    ca: { kind: "text", value: "FILE", help: "a certificate to trust, in PEM; speaks TLS (needs -R)" },
+    reconnect: { kind: "switch", help: "connect again where the connection is lost" },
+    idempotent: { kind: "switch", help: "then send again also what may have been handled" },
+    "connect-timeout-ms": { kind: "integer", value: "MS", help: "how long to wait for a connection (10000)" },
+    "request-timeout-ms": { kind: "integer", value: "MS", help: "how long to wait for an answer (30000)" },
+    "write-timeout-ms": {
+      kind: "integer",
+      value: "MS",
+      help: "how long the server may accept nothing of what is pending (30000)",
+    },
   },
   examples: [
     ["Submit two messages", "deno run -N client.ts hello 'second message'"],
@@ -35,7 +49,7 @@ export function runClient(args: readonly string[], open: typeof connect): Promis
 }
 
 async function run(given: Given, open: typeof connect): Promise<number> {
-  const options: ConnectOptions = {};
+  const options: ConnectOptions = { reconnect: given.on("reconnect") ? {} : false, onEvent: log };
   const hostname = given.text("hostname"), port = given.integer("port"), name = given.text("name");
   const dialect = given.text("dialect"), window = given.integer("window");
   const maxFrameLength = given.integer("max-frame-length");
@@ -45,15 +59,51 @@ async function run(given: Given, open: typeof connect): Promise<number> {
   if (dialect !== undefined) options.dialect = dialect as "spec" | "legacy";
   if (window !== undefined) options.window = window;
   if (maxFrameLength !== undefined) options.maxFrameLength = maxFrameLength;
+  const path = given.text("unix"), tokenFile = given.text("token-file"), ca = given.text("ca");
+  if (path !== undefined) options.path = path;
+  if (tokenFile !== undefined) {
+    if (name !== undefined) {
+      throw new UsageError("--name and --token-file both say what CONN holds; give one");
+    }
+    options.name = readToken(tokenFile);
+  }
+  if (given.on("tls")) options.tls = true;
+  if (ca !== undefined) options.caCerts = [readFlagFile("ca", ca)];
+  for (const limit of ["connectTimeoutMs", "requestTimeoutMs", "writeTimeoutMs"] as const) {
+    const value = given.integer(flagOf(limit));
+    if (value !== undefined) options[limit] = value;
+  }
   const client = await connected(open, options);
   const report = new Report();
   const encoder = new TextEncoder();
   const messages = given.words.length > 0
     ? ReadableStream.from([given.words.map((word) => encoder.encode(word))])
     : ReadableStream.from(input(client, report, maxPayload(maxFrameLength)));
-  for await (const answers of messages.pipeThrough(client.bulk({ end: true }))) await report.add(answers);
-  const { code, error } = await client.end();
-  return report.finish(code === "ended" ? null : error instanceof Error ? error.message : code);
+  for await (
+    const answers of messages.pipeThrough(client.bulk({ end: true, idempotent: given.on("idempotent") }))
+  ) await report.add(answers);
+  const reason = await client.end();
+  return report.finish(reason.code === "ended");
+}
+
+/** Tells of connections lost and made again. */
+function log(event: ClientEvent): void {
+  switch (event.type) {
+    case "disconnected":
+      return event.reason.code === "ended"
+        ? undefined
+        : logLine(`client: the connection was lost: ${reasonOf(event.reason)}`);
+    case "reconnecting":
+      return logLine(`client: connecting again, try ${event.attempt}, in ${event.delayMs} ms`);
+    case "connect-error":
+      return logLine(
+        `client: ${lowerFirst(event.error instanceof Error ? event.error.message : String(event.error))}`,
+      );
+  }
+}
+
+function reasonOf({ code, error }: CloseReason): string {
+  return error instanceof Error ? error.message : code;
 }
 
 async function connected(open: typeof connect, options: ConnectOptions): Promise<Client> {
@@ -135,11 +185,10 @@ class Report {
   }
 
   /** Says what is left to say, and gives the exit status. */
-  finish(failure: string | null): number {
-    if (failure !== null) logLine(`client: the connection was lost: ${failure}`);
+  finish(ended: boolean): number {
     if (this.#failed > 0) logLine(`client: ${this.#failed} not accepted`);
     if (this.#skipped > 0) logLine(`client: ${this.#skipped} not sent`);
-    return failure === null && this.#failed + this.#skipped === 0 ? 0 : 1;
+    return ended && this.#failed + this.#skipped === 0 ? 0 : 1;
   }
 }
 

@@ -74,6 +74,11 @@ export function parseFlags(args: readonly string[], usage: Usage): Given {
   };
 }
 
+/** An option's name as a flag: `maxFrameLength` as `max-frame-length`. */
+export function flagOf(option: string): string {
+  return option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
 /** The help of a program. */
 export function helpOf({ name, summary, words, flags, examples }: Usage): string {
   const all = Object.entries({ ...flags, help: helpFlag }).map(([flag, { kind, value, help }]) => {

@@ -1,6 +1,6 @@
 // What the programs share: one clear line where something is wrong, an exit status, and output in order.
 
-import { type Given, helpOf, parseFlags, type Usage, UsageError } from "./flags.ts";
+import { flagOf, type Given, helpOf, parseFlags, type Usage, UsageError } from "./flags.ts";
 
 /** Something went wrong that the program's user can mend. */
 export class ProgramError extends Error {
@@ -32,10 +32,14 @@ export async function runProgram(
   }
 }
 
-function told(error: unknown): [message: string, status: number] {
+/** What to say of an error, and the exit status. */
+export function told(error: unknown): [message: string, status: number] {
   if (error instanceof UsageError) return [`${error.message}; --help shows what there is`, 2];
   // The only ranges that a user sets are flags'.
-  if (error instanceof RangeError) return [`${flagNames(error.message)}; --help shows what there is`, 2];
+  if (
+    error instanceof RangeError ||
+    (error instanceof TypeError && error.cause === undefined && /^[a-z]/.test(error.message))
+  ) return [`${flagNames(error.message)}; --help shows what there is`, 2];
   if (error instanceof ProgramError) return [error.message, error.status];
   if (error instanceof Deno.errors.BrokenPipe) return ["the reader of the output is gone", 1];
   return [error instanceof Error ? `${error.name}: ${error.message}` : String(error), 1];
@@ -43,10 +47,24 @@ function told(error: unknown): [message: string, status: number] {
 
 /** The message with the option that it begins with as the flag that sets it. */
 function flagNames(message: string): string {
-  return message.replace(
-    /^[a-z]\w*/,
-    (option) => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
-  );
+  return message.replace(/^[a-z]\w*/, (option) => `--${flagOf(option)}`);
+}
+
+/** Reads a file that a flag names. */
+export function readFlagFile(flag: string, path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new ProgramError(
+        `cannot read --${flag} ${path}: Deno does not permit it; run it with deno run -N -R`,
+        1,
+      );
+    }
+    throw new UsageError(
+      `--${flag} names ${path}, which cannot be read (${error instanceof Error ? error.name : error})`,
+    );
+  }
 }
 
 /** Writes a line to stderr. */
@@ -75,6 +93,11 @@ export class Output {
     this.#text.push(text);
     this.#length += text.length;
     return this.#writing ??= this.#write();
+  }
+
+  /** Resolves when all is written. */
+  async done(): Promise<void> {
+    while (this.#writing !== null) await this.#writing;
   }
 
   /** Null where there is room for more, else resolves when all is written. */

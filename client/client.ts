@@ -1,6 +1,13 @@
 // The client: requests under a window, matched with their answers.
 
-import { type Dialect, type FrameBatch, FrameError, PacketError, Result } from "../codec/mod.ts";
+import {
+  type Dialect,
+  type FrameBatch,
+  FrameError,
+  type FrameFormat,
+  PacketError,
+  Result,
+} from "../codec/mod.ts";
 import {
   commandCode,
   packetType,
@@ -11,22 +18,34 @@ import {
   serialId,
   writeRequestHeader,
 } from "../codec/packet.ts";
-import type { CloseReason, FrameConsumer } from "../transport/connection.ts";
-import { after } from "../transport/deadline.ts";
-import { ConnectError, type Dialled } from "../transport/dial.ts";
+import type { CloseReason, Connection, FrameConsumer } from "../transport/connection.ts";
+import { after, Ticker } from "../transport/deadline.ts";
+import { ConnectError, dial, type Dialled, type DialOptions } from "../transport/dial.ts";
 import { Fifo } from "../transport/fifo.ts";
+import { LimitError, type LimitName } from "../transport/limit.ts";
 import { copyLimit } from "../transport/outbox.ts";
+import type { Tries } from "./reconnect.ts";
 import { type Answer, answerTo, Bulk, type Request, SingleRequest, SubmitError } from "./request.ts";
 
 /** What a client tells its `onEvent`. */
 export type ClientEvent =
+  /** A connection was made, and its session opened where one is asked for. */
+  | { readonly type: "connected"; readonly hostname: string; readonly port: number }
+  /** The connection was lost. Where the client reconnects, `reconnecting` follows, else `closed`. */
+  | { readonly type: "disconnected"; readonly reason: CloseReason }
+  /** A try to connect is about to be made, after a pause. */
+  | { readonly type: "reconnecting"; readonly attempt: number; readonly delayMs: number }
+  /** A try to connect failed. */
+  | { readonly type: "connect-error"; readonly error: unknown }
+  /** A request waited longer than `requestTimeoutMs`. */
+  | { readonly type: "limit"; readonly limit: LimitName; readonly value: number; readonly id: string }
   /** The answer to a request that was cancelled. */
   | { readonly type: "late-answer"; readonly id: string; readonly result: number }
   /** An answer to no request that is known. */
   | { readonly type: "unknown-answer"; readonly id: string; readonly result: number }
   /** The server sent what the protocol does not allow. The connection is about to be closed. */
   | { readonly type: "protocol-error"; readonly error: FrameError | PacketError }
-  /** The connection is no more. */
+  /** The client is no more. */
   | { readonly type: "closed"; readonly reason: CloseReason };
 
 /** What a client has counted. */
@@ -45,6 +64,12 @@ export interface ClientStats {
   unknown: number;
   /** Requests that were cancelled. */
   cancelled: number;
+  /** Requests that waited longer than `requestTimeoutMs`; they count as unsent or unknown too. */
+  timedOut: number;
+  /** Requests that were sent again on a new connection. */
+  resent: number;
+  /** Connections that were made after the first. */
+  reconnects: number;
   /** Answers to requests that had been cancelled. */
   lateAnswers: number;
   /** Answers to no request that is known. */
@@ -55,15 +80,45 @@ export interface ClientStats {
 
 /** What a {@linkcode Client} is made with. */
 export interface ClientConfig {
+  readonly dial: DialOptions;
+  readonly format: FrameFormat;
+  readonly tries: Tries;
   readonly dialect: Dialect;
   readonly window: number;
   /** The payload of a CONN to open a session with; null for none. */
   readonly session: Uint8Array | null;
+  readonly requestTimeoutMs: number;
+  readonly connectTimeoutMs: number;
+  readonly drainTimeoutMs: number;
   readonly onEvent: ((event: ClientEvent) => void) | undefined;
+}
+
+/** How one request is submitted. */
+export interface SubmitOptions {
+  /** Cancels the request when it is aborted. */
+  signal?: AbortSignal;
+  /**
+   * Whether the server may be given it twice: then it is sent again after a reconnect also where the server may have
+   * handled it. @default {false}
+   */
+  idempotent?: boolean;
+}
+
+/** How a stream of bulk work behaves. */
+export interface BulkOptions {
+  /** Whether closing the stream half-closes the client, as {@linkcode Client.end} does. @default {false} */
+  end?: boolean;
+  /** Whether its requests are {@linkcode SubmitOptions.idempotent}. @default {false} */
+  idempotent?: boolean;
 }
 
 /** After it comes 1. */
 const lastSerial = 99_999_999;
+/** Ends after which another connection would end the same way. */
+const fatal: ReadonlySet<string> = new Set(["protocol", "closed", "aborted", "refused"]);
+/** Bytes that wait to be accepted by the server, beyond which a client submits no more, and at which it goes on. */
+const outboundHighWaterBytes = 1_048_576;
+const outboundLowWaterBytes = 262_144;
 /** How many cancelled requests are remembered, in windows. */
 const tombstoneWindows = 4;
 
@@ -84,56 +139,82 @@ const tombstoneWindows = 4;
  * ```
  */
 export class Client implements AsyncDisposable {
-  /** Resolves, never rejects, with the reason why the connection is no more. */
+  /** Resolves, never rejects, with the reason why the client is no more. */
   readonly closed: Promise<CloseReason>;
-  readonly #dialled: Dialled;
+  readonly #closed = Promise.withResolvers<CloseReason>();
   readonly #config: ClientConfig;
-  readonly #submitAck: number;
+  readonly #submitCode: number;
+  readonly #ticker: Ticker;
+  // In the order of sending. While there is no connection, those that are to be sent again.
   readonly #pending = new Map<number, Request>();
   readonly #tombstones = new Set<number>();
-  // Those who wait for room; each uses it at once when it is called.
-  readonly #waiting = new Fifo<() => void>();
+  // Those who wait for room; each uses it at once when it is called, or fails.
+  readonly #waiting = new Fifo<Waiting>();
   readonly #counts = { accepted: 0, refused: 0, unsent: 0, unknown: 0 };
+  // The connection, and whether its session is open: nothing is submitted before.
+  #link: Dialled | null = null;
+  #ready = false;
+  // The connection that the first try made, if it came to that.
+  #first: Connection | null = null;
   #serial = 0;
   #cancelled = 0;
+  #timedOut = 0;
+  #resent = 0;
+  #connections = 0;
   #lateAnswers = 0;
   #unknownAnswers = 0;
   #listenerErrors = 0;
   #flushing = false;
+  // Requests that were cancelled while they waited, and wait still; at least.
+  #overWaiting = 0;
   #ending: Promise<CloseReason> | null = null;
+  #closing = false;
   #over: CloseReason | null = null;
   #changed: (() => void) | null = null;
   #draining = false;
+  // Whether the connection has brought an answer to a SUBMIT: a server that only accepts is no server.
+  #answered = false;
   // The CONN under way.
   #conn: { readonly serial: number; readonly answered: (result: number) => void } | null = null;
+  // Ends the pause before a try.
+  #hurry: (() => void) | null = null;
+  // What had been read when a request timed out last; a second one without a byte more means a dead link.
+  #bytesAtTimeout = -1;
+  #tickOfTimeout = -1;
 
   /**
-   * Opens the session, if one is asked for, and gives the client. Called by `connect`.
+   * Connects for the first time, and gives the client. Called by `connect`.
    *
-   * @throws {ConnectError} If the server refuses the session, or does not answer.
+   * @throws {ConnectError} If there is no connection or no session to be had from any server.
    */
-  static async open(
-    dialled: Dialled,
-    config: ClientConfig,
-    timeoutMs: number,
-    signal?: AbortSignal,
-  ): Promise<Client> {
-    const client = new Client(dialled, config);
-    if (config.session !== null) await client.#open(config.session, timeoutMs, signal);
-    return client;
+  static async open(config: ClientConfig): Promise<Client> {
+    const client = new Client(config), { tries } = config;
+    for (let left = tries.serverCount;;) {
+      try {
+        await client.#connect(config.dial.signal);
+        return client;
+      } catch (error) {
+        tries.failed();
+        if (--left > 0 && error instanceof ConnectError) continue;
+        const lost = await client.#first?.closed;
+        client.#close(lost ?? { code: "failed", error, limit: null, bytesRead: 0, bytesWritten: 0 });
+        throw error;
+      }
+    }
   }
 
-  private constructor(dialled: Dialled, config: ClientConfig) {
-    this.#dialled = dialled;
+  private constructor(config: ClientConfig) {
     this.#config = config;
-    this.#submitAck = commandCode("submit-ack", config.dialect);
-    this.closed = dialled.connection.closed.then((reason) => this.#close(reason));
-    this.#read();
+    this.#submitCode = commandCode("submit", config.dialect);
+    this.closed = this.#closed.promise;
+    this.#ticker = new Ticker(config.requestTimeoutMs);
+    this.#ticker.add(this);
   }
 
   /**
    * Submits a payload, a string as UTF-8, and resolves with the server's answer: accepted or refused. Waits for room
-   * in the window first. The payload must not change until then.
+   * in the window first. The payload must not change until then; where it was cancelled and is of 16 KiB or more, not
+   * before it can be left behind for good, since it may be on its way.
    *
    * Aborting the signal rejects with its reason and frees the request's place; if it was sent, the server may handle
    * it all the same.
@@ -141,16 +222,18 @@ export class Client implements AsyncDisposable {
    * @throws {SubmitError} If no answer came, or the server is shutting down: says whether to send it again is safe.
    * @throws {FrameError} If the payload is too long for `maxFrameLength`.
    */
-  submit(payload: Uint8Array | string, options: { signal?: AbortSignal } = {}): Promise<Answer> {
+  submit(payload: Uint8Array | string, options: SubmitOptions = {}): Promise<Answer> {
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
-    const { signal } = options;
+    const { signal, idempotent = false } = options;
     return new Promise((resolve, reject) => {
       signal?.throwIfAborted();
-      const request = new SingleRequest(bytes, resolve, reject);
+      const request = new SingleRequest(bytes, idempotent, resolve, reject);
       this.#check(bytes);
+      if (this.#ending !== null) return this.#fail(request, "unsent", "the client has ended", null);
       if (signal) this.#cancelBy(signal, request);
+      request.deadline = this.#ticker.after(this.#config.requestTimeoutMs);
       if (this.#waiting.length === 0 && this.#room) this.#send(request);
-      else this.#wait(() => request.over || this.#send(request));
+      else this.#wait({ request, use: () => request.over || this.#send(request) });
     });
   }
 
@@ -175,23 +258,27 @@ export class Client implements AsyncDisposable {
    * assertEquals(answers[1], { id: "00000002", outcome: "refused", result: 1 });
    * ```
    */
-  bulk(options: { end?: boolean } = {}): TransformStream<Uint8Array[], Answer[]> {
-    const bulk = new Bulk();
+  bulk(options: BulkOptions = {}): TransformStream<Uint8Array[], Answer[]> {
+    const bulk = new Bulk(options.idempotent ?? false);
     return new TransformStream<Uint8Array[], Answer[]>({
       start: (controller) => void (bulk.controller = controller),
       transform: async (payloads) => {
         for (const payload of payloads) {
           const request = bulk.request(payload);
           try {
+            if (this.#ending !== null) throw new Error("the client has ended");
             this.#check(payload);
           } catch (error) {
             this.#fail(request, "unsent", "it is not sendable", error);
             continue;
           }
+          request.deadline = this.#ticker.after(this.#config.requestTimeoutMs);
           if (this.#waiting.length === 0 && this.#room) {
             this.#send(request);
           } else {
-            await new Promise<void>((resolve) => this.#wait(() => resolve(this.#send(request))));
+            await new Promise<void>((resolve) =>
+              this.#wait({ request, use: () => resolve(request.over ? undefined : this.#send(request)) })
+            );
           }
         }
       },
@@ -212,12 +299,16 @@ export class Client implements AsyncDisposable {
 
   /** Closes without waiting for answers: requests that have none fail, and say whether they were sent. */
   close(): Promise<CloseReason> {
-    this.#dialled.connection.abort(null, "closed");
+    this.#closing = true;
+    this.#hurry?.();
+    this.#link?.connection.abort(null, "closed");
     return this.closed;
   }
 
-  /** The same as {@linkcode Client.end}. */
+  /** {@linkcode Client.end}, and {@linkcode Client.close} where that takes longer than `drainTimeoutMs`. */
   async [Symbol.asyncDispose](): Promise<void> {
+    const { drainTimeoutMs } = this.#config;
+    using _deadline = after(drainTimeoutMs, () => void this.close());
     await this.end();
   }
 
@@ -226,41 +317,56 @@ export class Client implements AsyncDisposable {
     return {
       ...this.#counts,
       pending: this.#pending.size,
-      waiting: this.#waiting.length,
+      waiting: [...this.#waiting].filter(({ request }) => !request.over).length,
       cancelled: this.#cancelled,
+      timedOut: this.#timedOut,
+      resent: this.#resent,
+      reconnects: Math.max(0, this.#connections - 1),
       lateAnswers: this.#lateAnswers,
       unknownAnswers: this.#unknownAnswers,
       listenerErrors: this.#listenerErrors,
     };
   }
 
+  /** Called for each tick of the client's clock: gives up what has waited too long. */
+  tick(now: number): void {
+    for (const { request, use } of [...this.#waiting]) {
+      if (request.over || request.deadline > now) continue;
+      this.#timeOut(request);
+      use(); // does not send what is over
+    }
+    this.#dropOver();
+    for (const request of this.#pending.values()) if (request.deadline <= now) this.#timeOut(request);
+  }
+
   get #room(): boolean {
     // Where nothing can be sent any more, there is always room to fail.
     if (this.#over !== null) return true;
-    const { out } = this.#dialled.connection;
-    return this.#pending.size < this.#config.window &&
-      out.pendingBytes < this.#dialled.options.outboundHighWaterBytes;
+    if (this.#link === null || !this.#ready || this.#pending.size >= this.#config.window) return false;
+    return this.#link.connection.out.pendingBytes < outboundHighWaterBytes;
   }
 
   /** @throws What makes the payload one that can never be sent by this client. */
   #check(payload: Uint8Array): void {
-    this.#dialled.options.format.fieldValueFor(requestHeaderLength + payload.length);
-    if (this.#ending !== null) throw new SubmitError("", "unsent", "the client has ended");
+    this.#config.format.fieldValueFor(requestHeaderLength + payload.length);
   }
 
-  #wait(use: () => void): void {
-    this.#waiting.push(use);
+  #wait(waiting: Waiting): void {
+    this.#waiting.push(waiting);
     this.#admit();
   }
 
   /** Lets those who wait have what room there is. */
   #admit(): void {
-    while (this.#waiting.length > 0 && this.#room) this.#waiting.shift()!();
+    while (this.#waiting.length > 0 && this.#room) this.#waiting.shift()!.use();
     this.#changed?.();
-    if (this.#waiting.length === 0 || this.#draining || this.#pending.size >= this.#config.window) return;
+    const link = this.#link;
+    if (this.#waiting.length === 0 || this.#draining || link === null || !this.#ready) return;
+    if (!link.connection.open) return; // it is about to be lost
+    if (this.#pending.size >= this.#config.window) return;
     // It is the socket that has no room: no answer need come for it to have some again.
     this.#draining = true;
-    this.#dialled.connection.out.below(this.#dialled.options.outboundLowWaterBytes).then(() => {
+    link.connection.out.below(outboundLowWaterBytes).then(() => {
       this.#draining = false;
       this.#admit();
     });
@@ -272,12 +378,16 @@ export class Client implements AsyncDisposable {
     }
     request.serial = this.#nextSerial();
     this.#pending.set(request.serial, request);
-    this.#put(commandCode("submit", this.#config.dialect), request.serial, request.payload);
-    request.sentAt = this.#dialled.connection.out.queuedBytes;
+    this.#write(request);
+  }
+
+  #write(request: Request): void {
+    this.#put(this.#submitCode, request.serial, request.payload);
+    request.sentAt = this.#link!.connection.out.queuedBytes;
   }
 
   #put(command: number, serial: number, payload: Uint8Array): void {
-    const { out } = this.#dialled.connection, short = payload.length < copyLimit - requestHeaderLength;
+    const { out } = this.#link!.connection, short = payload.length < copyLimit - requestHeaderLength;
     const at = out.reserve(requestHeaderLength + (short ? payload.length : 0));
     writeRequestHeader(out.view, at, command, serial, payload.length);
     if (short) out.bytes.set(payload, at + requestHeaderLength);
@@ -303,21 +413,60 @@ export class Client implements AsyncDisposable {
     const cancel = () => {
       this.#cancelled++;
       request.failed(signal.reason);
-      // Sent or about to be: its answer will be late.
-      if (this.#pending.get(request.serial) !== request) return;
-      this.#pending.delete(request.serial);
-      this.#tombstones.add(request.serial);
-      if (this.#tombstones.size > tombstoneWindows * this.#config.window) {
-        this.#tombstones.delete(this.#tombstones.values().next().value!);
-      }
-      this.#admit();
+      this.#bury(request);
+      // Behind a window that is stuck, those that were cancelled must not pile up.
+      if (request.serial === 0 && ++this.#overWaiting * 2 > this.#waiting.length) this.#dropOver();
     };
     signal.addEventListener("abort", cancel, { once: true });
     request.detach = () => signal.removeEventListener("abort", cancel);
   }
 
-  async #read(): Promise<void> {
-    const { connection } = this.#dialled;
+  #dropOver(): void {
+    this.#waiting.retain(({ request }) => !request.over);
+    this.#overWaiting = 0;
+  }
+
+  /** Frees the place of a request that nobody waits for any more; where it was sent, its answer will be late. */
+  #bury(request: Request): void {
+    if (this.#pending.get(request.serial) !== request) return;
+    this.#pending.delete(request.serial);
+    if (request.sentAt !== Infinity) this.#tombstones.add(request.serial);
+    if (this.#tombstones.size > tombstoneWindows * this.#config.window) {
+      this.#tombstones.delete(this.#tombstones.values().next().value!);
+    }
+    this.#admit();
+  }
+
+  #timeOut(request: Request): void {
+    const { requestTimeoutMs } = this.#config, connection = this.#link?.connection;
+    const error = new LimitError("The request has no answer", "requestTimeoutMs", requestTimeoutMs);
+    this.#timedOut++;
+    const id = request.serial === 0 ? "" : serialId(request.serial);
+    this.#emit({ type: "limit", limit: error.limit, value: error.value, id });
+    const outcome = this.#isUnsent(request) ? "unsent" : "unknown";
+    this.#bury(request);
+    this.#fail(request, outcome, `no answer within ${requestTimeoutMs} ms`, error);
+    if (connection === undefined || request.sentAt === Infinity) return;
+    // Those that were sent together time out together: they count once.
+    if (this.#ticker.now === this.#tickOfTimeout) return;
+    const dead = connection.bytesRead === this.#bytesAtTimeout;
+    this.#bytesAtTimeout = connection.bytesRead;
+    this.#tickOfTimeout = this.#ticker.now;
+    if (dead) {
+      connection.exceed("Two requests timed out with no byte between", "requestTimeoutMs", requestTimeoutMs);
+    }
+  }
+
+  /** Whether the server cannot have handled it: its last byte was never accepted, and it was never elsewhere. */
+  #isUnsent({ sentAt, tainted }: Request): boolean {
+    if (tainted) return false;
+    if (this.#link === null) return sentAt === Infinity;
+    const { connection: { out }, tls } = this.#link;
+    // What TLS was given may have left although it was never acknowledged to us.
+    return sentAt > (tls ? out.offeredBytes : out.acceptedBytes);
+  }
+
+  async #read({ connection }: Dialled): Promise<void> {
     const consumer: FrameConsumer = { ready: () => null, take: (batch) => this.#take(batch) };
     try {
       await connection.pump(consumer);
@@ -346,8 +495,14 @@ export class Client implements AsyncDisposable {
       } else if (request === undefined) {
         this.#takeStray(readId(bytes, start), serial, readResult(bytes, start));
       } else {
-        this.#pending.delete(serial);
+        this.#answered = true;
         const answer = answerTo(serial, readResult(bytes, start));
+        if (answer.outcome === "unsent" && this.#config.tries.any) {
+          // The server is on its way to stop. It goes out again on the next connection, from its place.
+          request.sentAt = Infinity;
+          continue;
+        }
+        this.#pending.delete(serial);
         this.#counts[answer.outcome]++;
         request.answered(answer);
       }
@@ -391,39 +546,62 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  async #open(session: Uint8Array, timeoutMs: number, signal: AbortSignal | undefined): Promise<void> {
-    const { connection, hostname, port } = this.#dialled;
+  /** Makes a connection to the server whose turn it is, and its session; then sends what is to be sent again. */
+  async #connect(signal: AbortSignal | undefined): Promise<void> {
+    const { dial: options, format, tries, session, connectTimeoutMs } = this.#config;
+    const link = await dial(
+      { ...options, ...tries.server, ...(signal ? { signal } : {}), connectTimeoutMs },
+      format,
+    );
+    if (this.#closing) {
+      link.connection.abort(null, "closed");
+      throw new DOMException("The client was closed", "AbortError");
+    }
+    this.#link = link;
+    this.#first = link.connection;
+    const lost = link.connection.closed.then((reason) => reason);
+    this.#read(link);
+    if (session !== null) await this.#open(link, session, signal);
+    this.#connections++;
+    this.#answered = false;
+    this.#ready = true;
+    this.#bytesAtTimeout = -1;
+    lost.then((reason) => this.#lost(reason));
+    for (const request of this.#pending.values()) {
+      this.#resent++;
+      this.#write(request);
+    }
+    this.#emit({ type: "connected", hostname: link.hostname, port: link.port });
+    this.#admit();
+  }
+
+  async #open(link: Dialled, session: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    const { connection, hostname, port } = link, { connectTimeoutMs } = this.#config;
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     const serial = this.#nextSerial();
     const abort = () => reject(signal!.reason);
+    const failed = (code: "timeout" | "failed", what: string, cause?: unknown) =>
+      reject(new ConnectError(code, what, { hostname, port, cause }));
     try {
-      this.#check(session);
+      this.#config.format.fieldValueFor(requestHeaderLength + session.length);
       signal?.throwIfAborted();
       signal?.addEventListener("abort", abort, { once: true });
       using _deadline = after(
-        timeoutMs,
-        () =>
-          reject(new ConnectError("timeout", `no answer to CONN within ${timeoutMs} ms`, { hostname, port })),
+        connectTimeoutMs,
+        () => failed("timeout", `no answer to CONN within ${connectTimeoutMs} ms`),
       );
-      this.closed.then(({ code, error: cause }) =>
-        reject(
-          new ConnectError("failed", `the connection ended (${code}) before CONN was answered`, {
-            hostname,
-            port,
-            cause,
-          }),
-        )
+      connection.closed.then(({ code, error }) =>
+        failed("failed", `the connection ended (${code}) before CONN was answered`, error)
       );
       this.#conn = { serial, answered: resolve };
       this.#put(commandCode("conn", this.#config.dialect), serial, session);
       const result = await promise;
       if (result === Result.accepted) return;
-      throw new ConnectError("session-refused", `the server refused the session with result ${result}`, {
-        hostname,
-        port,
-        result,
-      });
+      const what = `the server refused the session with result ${result}`;
+      throw new ConnectError("session-refused", what, { hostname, port, result });
     } catch (error) {
+      this.#conn = null;
+      this.#link = null;
       connection.abort(error);
       throw error;
     } finally {
@@ -431,13 +609,77 @@ export class Client implements AsyncDisposable {
     }
   }
 
+  /** The connection is gone: settles what cannot be sent again, and tries for another where that may help. */
+  #lost(reason: CloseReason): void {
+    if (this.#answered) this.#config.tries.succeeded();
+    const again = this.#config.tries.any && !this.#closing && !fatal.has(reason.code);
+    for (const request of [...this.#pending.values()]) {
+      const unsent = this.#isUnsent(request);
+      if (again && (unsent || request.idempotent)) {
+        request.tainted ||= !unsent;
+        request.sentAt = Infinity;
+        continue;
+      }
+      this.#pending.delete(request.serial);
+      const why = `the connection ended (${reason.code}) before the answer`;
+      this.#fail(request, unsent ? "unsent" : "unknown", why, reason.error);
+    }
+    this.#link = null;
+    this.#ready = false;
+    this.#changed?.();
+    this.#emit({ type: "disconnected", reason });
+    const idle = this.#ending !== null && this.#pending.size === 0 && this.#waiting.length === 0;
+    if (again && !idle) void this.#reconnect(reason);
+    else this.#close(reason);
+  }
+
+  async #reconnect(reason: CloseReason): Promise<void> {
+    const { tries } = this.#config;
+    for (let next; (next = tries.next()) !== null;) {
+      this.#emit({ type: "reconnecting", ...next });
+      if (!this.#closing) await this.#pause(next.delayMs);
+      if (this.#closing) return this.#close({ ...reason, code: "closed", error: null });
+      const hurry = new AbortController();
+      this.#hurry = () => hurry.abort();
+      try {
+        return await this.#connect(hurry.signal);
+      } catch (error) {
+        if (this.#closing) return this.#close({ ...reason, code: "closed", error: null });
+        this.#emit({ type: "connect-error", error });
+        tries.failed();
+        if (!(error instanceof ConnectError)) return this.#close({ ...reason, code: "failed", error });
+        if (error.code === "session-refused") return this.#close({ ...reason, code: "refused", error });
+      }
+    }
+    this.#close(reason);
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (ms === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#hurry = resolve;
+    using _timer = after(ms, resolve);
+    await promise;
+    this.#hurry = null;
+  }
+
   async #end(): Promise<CloseReason> {
-    const { connection } = this.#dialled;
     await this.#until(() => this.#waiting.length === 0);
-    // Where that fails, the connection has closed itself and says why.
-    await connection.end().catch(() => {});
-    await this.#until(() => this.#pending.size === 0);
-    await connection.finish("ended");
+    // Where the connection is lost meanwhile, the next one goes on with what is pending, if anything is.
+    while (this.#over === null) {
+      const link = this.#link;
+      if (link !== null && this.#ready) {
+        // A failure closes the connection, which is then lost, or the end.
+        await link.connection.end().catch(() => {});
+        await this.#until(() => this.#pending.size === 0 || this.#link !== link);
+        if (this.#link === link) await link.connection.finish("ended");
+        await this.#until(() => this.#link !== link);
+      } else if (this.#pending.size > 0) {
+        await this.#until(() => this.#ready || this.#pending.size === 0);
+      } else {
+        await this.close();
+      }
+    }
     return await this.closed;
   }
 
@@ -445,22 +687,23 @@ export class Client implements AsyncDisposable {
     while (this.#over === null && !condition()) await new Promise<void>((resolve) => this.#changed = resolve);
   }
 
-  #close(reason: CloseReason): CloseReason {
+  #close(reason: CloseReason): void {
+    if (this.#over !== null) return;
     this.#over = reason;
-    const { acceptedBytes } = this.#dialled.connection.out;
+    this.#ticker.delete(this);
     for (const request of [...this.#pending.values()]) {
-      // A frame that was cut short is never handled.
-      const outcome = request.sentAt > acceptedBytes ? "unsent" : "unknown";
-      this.#fail(request, outcome, `the connection ended (${reason.code}) before the answer`, reason.error);
+      const why = `the connection ended (${reason.code}) before the answer`;
+      this.#fail(request, this.#isUnsent(request) ? "unsent" : "unknown", why, reason.error);
     }
     this.#pending.clear();
     this.#admit();
     this.#emit({ type: "closed", reason });
-    return reason;
+    this.#closed.resolve(reason);
   }
 
   #fail(request: Request, outcome: "unsent" | "unknown", why: string, cause: unknown): void {
     this.#counts[outcome]++;
+    request.over = true;
     request.failed(
       new SubmitError(request.serial === 0 ? "" : serialId(request.serial), outcome, why, cause),
     );
@@ -474,4 +717,11 @@ export class Client implements AsyncDisposable {
       this.#listenerErrors++;
     }
   }
+}
+
+/** One who waits for room. */
+interface Waiting {
+  readonly request: Request;
+  /** Sends the request, unless it is over. */
+  readonly use: () => void;
 }

@@ -35,7 +35,7 @@ export interface Answer {
  * import { assertRejects } from "@std/assert";
  *
  * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
- * const client = await connect({ port: listener.addr.port });
+ * const client = await connect({ port: listener.addr.port, reconnect: false });
  * (await listener.accept()).close(); // a server that hangs up
  * await client.closed;
  * listener.close();
@@ -67,12 +67,21 @@ const says = {
 /** A request under way. */
 export abstract class Request {
   serial = 0;
-  /** How many bytes the socket must have accepted for the whole of it to be sent. */
-  sentAt = 0;
+  /** How many bytes the socket must have accepted for the whole of it to be sent; Infinity where it is unsent. */
+  sentAt = Infinity;
+  /** Whether nobody waits any more. */
+  over = false;
+  /** Whether an earlier connection may have taken it to the server, so that it is unknown for ever. */
+  tainted = false;
+  /** The tick at which it has waited too long. */
+  deadline = Infinity;
   readonly payload: Uint8Array;
+  /** Whether to send it again although it may have been handled. */
+  readonly idempotent: boolean;
 
-  constructor(payload: Uint8Array) {
+  constructor(payload: Uint8Array, idempotent: boolean) {
     this.payload = payload;
+    this.idempotent = idempotent;
   }
 
   /** The answer came. */
@@ -84,15 +93,18 @@ export abstract class Request {
 
 /** A request that somebody waits for by itself. */
 export class SingleRequest extends Request {
-  /** Whether nobody waits any more. */
-  over = false;
   /** Stops to listen to the signal that may cancel it. */
   detach: (() => void) | null = null;
   readonly #resolve: (answer: Answer) => void;
   readonly #reject: (reason: unknown) => void;
 
-  constructor(payload: Uint8Array, resolve: (answer: Answer) => void, reject: (reason: unknown) => void) {
-    super(payload);
+  constructor(
+    payload: Uint8Array,
+    idempotent: boolean,
+    resolve: (answer: Answer) => void,
+    reject: (reason: unknown) => void,
+  ) {
+    super(payload, idempotent);
     this.#resolve = resolve;
     this.#reject = reject;
   }
@@ -116,14 +128,19 @@ export class SingleRequest extends Request {
 /** The answers to one stream of bulk work. */
 export class Bulk {
   controller!: TransformStreamDefaultController<Answer[]>;
+  readonly #idempotent: boolean;
   #answers: Answer[] = [];
   #pending = 0;
   #idle: (() => void) | null = null;
 
+  constructor(idempotent: boolean) {
+    this.#idempotent = idempotent;
+  }
+
   /** Adds a request. */
   request(payload: Uint8Array): Request {
     this.#pending++;
-    return new BulkRequest(payload, this);
+    return new BulkRequest(payload, this.#idempotent, this);
   }
 
   /** Takes an answer; all that come in one turn leave as one array. */
@@ -154,8 +171,8 @@ export class Bulk {
 class BulkRequest extends Request {
   readonly #bulk: Bulk;
 
-  constructor(payload: Uint8Array, bulk: Bulk) {
-    super(payload);
+  constructor(payload: Uint8Array, idempotent: boolean, bulk: Bulk) {
+    super(payload, idempotent);
     this.#bulk = bulk;
   }
 

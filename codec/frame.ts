@@ -80,6 +80,8 @@ export interface FrameBatch {
   readonly error: FrameError | null;
   /** Bytes of an incomplete frame that the decoder holds back, copied out of the chunk. */
   readonly heldBytes: number;
+  /** The length of that incomplete frame, in bytes; 0 where there is none, or its header is incomplete too. */
+  readonly heldFrameLength: number;
   /** The bytes that frame `index` lies in: the chunk, or its own where it straddles chunks. */
   bytesOf(index: number): Uint8Array;
   /** A view of {@linkcode FrameBatch.bytesOf}. */
@@ -189,6 +191,7 @@ export class FrameDecoder {
     }
     batch.error = this.#error;
     batch.heldBytes = this.#held;
+    batch.heldFrameLength = this.#frameLength;
     return batch;
   }
 
@@ -274,6 +277,7 @@ class Batch implements FrameBatch {
   view: DataView = noView;
   error: FrameError | null = null;
   heldBytes = 0;
+  heldFrameLength = 0;
   readonly #starts: number[] = [];
   readonly #ends: number[] = [];
   // Frame 0 where it straddles chunks.
@@ -285,7 +289,6 @@ class Batch implements FrameBatch {
     this.chunk = chunk;
     this.view = viewOf(chunk);
     this.error = null;
-    this.heldBytes = 0;
   }
 
   clear(): void {

@@ -39,7 +39,7 @@ export class Calls {
   readonly #connection: Connection;
   readonly #ticker: Ticker;
   readonly #handlerTimeoutMs: number;
-  readonly #counts: { inFlight: number };
+  readonly #counts: { inFlight: number; cut: number };
   readonly #onTimeout: (call: Call) => void;
   #first: Call | null = null;
   #last: Call | null = null;
@@ -50,7 +50,7 @@ export class Calls {
     connection: Connection,
     ticker: Ticker,
     handlerTimeoutMs: number,
-    counts: { inFlight: number },
+    counts: { inFlight: number; cut: number },
     onTimeout: (call: Call) => void,
   ) {
     this.#connection = connection;
@@ -87,7 +87,9 @@ export class Calls {
     this.#counts.inFlight--;
     this.#changed?.resolve();
     this.#changed = null;
-    if (this.count === 0) this.#idle?.resolve();
+    if (this.count > 0) return;
+    this.#idle?.resolve();
+    this.#idle = null;
   }
 
   /** The handler looks at its bytes no more. */
@@ -107,7 +109,7 @@ export class Calls {
   /** Resolves when no handler runs. */
   async idle(): Promise<void> {
     while (this.count > 0) {
-      this.#idle = Promise.withResolvers();
+      this.#idle ??= Promise.withResolvers();
       await this.#idle.promise;
     }
   }
@@ -126,6 +128,7 @@ export class Calls {
 
   /** Cuts all calls: nobody is left to be answered. */
   cutAll(reason: unknown): void {
+    this.#counts.cut += this.count;
     while (this.#first !== null) this.#cut(this.#first, reason);
   }
 

@@ -1,6 +1,5 @@
 // The connection door's inside: a function that lives as long as its connection.
 
-import { FrameError, PacketError } from "../codec/mod.ts";
 import type { CloseCode, Connection, ConnectionOptions } from "../transport/connection.ts";
 import { FrameConnection } from "../transport/frame_connection.ts";
 import type { Host, Service } from "./host.ts";
@@ -40,23 +39,29 @@ export class ConnectionService implements Service {
       // The socket's own failure is no failure of the handler: it closes the connection, or has done so.
       if (error !== null && error === connection.readError) return connection.failRead();
       if (error !== null && error === connection.out.error) return;
-      if (error instanceof FrameError || error instanceof PacketError) {
-        this.#host.protocolError(this.#number, error);
-        code = error.code === "truncated" ? "truncated" : "protocol";
-      } else {
+      if (connection.frameError === null || error !== connection.frameError) {
         this.#host.handlerError(this.#number, error);
         code = "handler";
       }
+    }
+    if (connection.readError !== null) return connection.failRead();
+    const { frameError } = connection;
+    if (frameError !== null) {
+      // Whether or not the handler minded.
+      this.#host.protocolError(this.#number, frameError);
+      code ??= frameError.code === "truncated" ? "truncated" : "protocol";
+      failure ??= frameError;
     }
     await connection.finish(code ?? (connection.inputEnded ? "ended" : "closed"), failure);
   }
 
   drain(): void {
     // The frames end here as they would at the peer's FIN, so a handler that reads to the end is done in its own way.
-    this.#connection.stop();
+    const connection = this.#connection;
+    connection.caughtUp(connection.chunksRead).then(() => connection.stop());
   }
 
   tick(now: number): void {
-    this.#connection.tick(now);
+    this.#connection.tick(now, false);
   }
 }

@@ -2,6 +2,7 @@
 
 import { type FrameBatch, FrameError, PacketError } from "../codec/mod.ts";
 import type { CloseCode, Connection, FrameConsumer } from "../transport/connection.ts";
+import type { LimitName } from "../transport/limit.ts";
 import type { Slab } from "../transport/slab.ts";
 import { type Call, Calls } from "./calls.ts";
 import type { Host, Service } from "./host.ts";
@@ -27,6 +28,8 @@ export abstract class Dispatch implements Service, FrameConsumer {
   /** The number of the last chunk whose frames still reach the handler. */
   #lastChunk = Infinity;
   #flushing = false;
+  // The tick at which each limit was told last.
+  readonly #stalledAt: Partial<Record<LimitName, number>> = {};
   #close: { readonly code: CloseCode; readonly error: unknown } | null = null;
 
   constructor(host: Host, connection: Connection, number: number) {
@@ -35,8 +38,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
     this.number = number;
     const { limits, ticker, counts } = host;
     this.calls = new Calls(connection, ticker, limits.handlerTimeoutMs, counts, (call) => {
-      counts.handlerTimeouts++;
-      host.emit({ type: "handler-timeout", connection: number });
+      host.limitReached(number, "handlerTimeoutMs", limits.handlerTimeoutMs);
       this.timedOut(call);
     });
   }
@@ -49,6 +51,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
 
   async run(): Promise<void> {
     const { connection, calls } = this;
+    connection.onLost = (error) => calls.cutAll(error);
     connection.closed.then(({ error }) => calls.cutAll(error));
     let code: CloseCode = "ended", error: unknown = null;
     try {
@@ -59,19 +62,38 @@ export abstract class Dispatch implements Service, FrameConsumer {
       if (!(thrown instanceof FrameError || thrown instanceof PacketError)) {
         return connection.abort(error, "failed");
       }
-      // A reset truncates too, and is not the protocol's business.
-      if (code === "protocol" || connection.readError === null) this.host.protocolError(this.number, thrown);
+      this.host.protocolError(this.number, thrown);
     }
     if (connection.readError !== null) return connection.failRead();
     // Let the peer go on sending meanwhile: it may not read before it has sent.
     if (!connection.inputEnded) connection.discard();
-    await calls.idle();
+    await this.idle();
     const reason = this.#close ?? { code, error };
     await connection.finish(reason.code, reason.error);
   }
 
   ready(): Promise<void> | null {
-    return this.calls.count < this.host.limits.maxInFlight ? null : this.calls.changed();
+    const { out } = this.connection,
+      { maxInFlight, outboundHighWaterBytes, outboundLowWaterBytes } = this.host.limits;
+    if (out.pendingBytes > outboundHighWaterBytes) {
+      this.#stalled("outboundHighWaterBytes", outboundHighWaterBytes);
+      return out.below(outboundLowWaterBytes);
+    }
+    return this.calls.count < maxInFlight ? null : this.roomLater();
+  }
+
+  /** Resolves when a handler settles; tells that the connection stands at its limit. */
+  protected roomLater(): Promise<void> {
+    this.#stalled("maxInFlight", this.host.limits.maxInFlight);
+    return this.calls.changed();
+  }
+
+  /** Tells that the connection stands at a limit: not each time, as it may come and go with each request. */
+  #stalled(limit: LimitName, value: number): void {
+    const { now } = this.host.ticker;
+    if (this.#stalledAt[limit] === now) return;
+    this.#stalledAt[limit] = now;
+    this.host.limitReached(this.number, limit, value);
   }
 
   take(batch: FrameBatch, from: number, slab: Slab): number {
@@ -92,7 +114,17 @@ export abstract class Dispatch implements Service, FrameConsumer {
 
   tick(now: number): void {
     this.calls.tick(now);
-    this.connection.tick(now);
+    this.connection.tick(now, this.calls.count > 0);
+  }
+
+  /** Resolves when nothing is under way. */
+  protected idle(): Promise<void> {
+    return this.calls.idle();
+  }
+
+  /** Whether it is about to close: it takes nothing more. */
+  protected get closing(): boolean {
+    return this.#close !== null;
   }
 
   /** Closes once the answers that are due are written. */
@@ -113,7 +145,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
 
   async #drain(): Promise<void> {
     await this.connection.caughtUp(this.#lastChunk);
-    await this.calls.idle();
+    await this.idle();
     this.#close ??= { code: "shutdown", error: null };
     await this.connection.finish("shutdown", null, this.host.limits.drainTimeoutMs);
   }

@@ -34,6 +34,8 @@ export class FrameDispatch extends Dispatch {
   readonly #peer: Peer;
   // Calls that wait for an earlier one's reply, or for their own, oldest first.
   readonly #replies: FrameCall[] = [];
+  // Bytes of the replies that wait for an earlier one.
+  #waitingBytes = 0;
   // A reply is missing. The peer counts on their order: those before it were sent, none after it may be.
   #broken = false;
 
@@ -44,15 +46,18 @@ export class FrameDispatch extends Dispatch {
   }
 
   override ready(): Promise<void> | null {
-    // Replies that wait for an earlier one are bounded as handlers are.
-    return this.#replies.length < this.host.limits.maxInFlight ? super.ready() : this.calls.changed();
+    // Replies that wait for an earlier one are bounded in number as handlers are, and in bytes as what is pending is.
+    const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
+    const room = this.#replies.length < maxInFlight && this.#waitingBytes <= outboundHighWaterBytes;
+    return room ? super.ready() : this.roomLater();
   }
 
   override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
     if (draining) return true; // there is no reply that says "later"
     const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
     // A reply may be long: hold them against the limit one by one.
-    if (this.#replies.length >= maxInFlight || this.connection.out.pendingBytes > outboundHighWaterBytes) {
+    const waiting = this.#replies.length >= maxInFlight || this.#waitingBytes > outboundHighWaterBytes;
+    if (waiting || this.connection.out.pendingBytes > outboundHighWaterBytes) {
       return false;
     }
     const lent = batch.bytesOf(index) === batch.chunk && !this.connection.pinned;
@@ -71,7 +76,7 @@ export class FrameDispatch extends Dispatch {
       this.#replies.push(call);
       this.#wait(call, reply);
     } else if (this.#replies.length > 0) {
-      call.finish(lent ? ownBytes(reply, call.frame) : reply);
+      this.#finish(call, reply);
       this.#replies.push(call);
     } else {
       this.#send(call, reply);
@@ -81,25 +86,30 @@ export class FrameDispatch extends Dispatch {
 
   override timedOut(call: FrameCall): void {
     call.failure = { error: new DOMException("The handler took too long", "TimeoutError") };
-    call.finish(null);
+    this.#finish(call, null);
     this.#sendDue();
   }
 
   #wait(call: FrameCall, outcome: PromiseLike<FrameReply>): void {
     const settle = (reply: FrameReply) => {
-      call.finish(reply);
+      this.#finish(call, reply);
       this.#sendDue();
       this.calls.remove(call);
     };
-    const fail = (error: unknown) => {
-      if (call.running) call.failure = { error };
-      settle(null);
-    };
     outcome.then(settle, (error) => {
       const instead = call.running ? this.#failed(error, call) : null;
-      if (isPromiseLike(instead)) instead.then(settle, fail);
+      if (isPromiseLike(instead)) instead.then(settle);
       else settle(instead);
     });
+  }
+
+  /** Keeps a reply until its turn. */
+  #finish(call: FrameCall, reply: FrameReply): void {
+    if (call.done) return;
+    call.done = true;
+    // The handler may use its memory again meanwhile.
+    call.reply = reply instanceof Uint8Array ? reply.slice() : reply;
+    this.#waitingBytes += lengthOf(call.reply);
   }
 
   /** Sends the replies whose turn it is. */
@@ -107,6 +117,7 @@ export class FrameDispatch extends Dispatch {
     let due = 0;
     for (; due < this.#replies.length && this.#replies[due]!.done; due++) {
       const call = this.#replies[due]!;
+      this.#waitingBytes -= lengthOf(call.reply);
       this.#send(call, call.reply);
       this.calls.settled(call);
     }
@@ -120,12 +131,13 @@ export class FrameDispatch extends Dispatch {
     if (this.#broken || out.ended) return;
     try {
       if (call.failure !== null) throw call.failure.error;
+      this.host.counts.answered++;
       if (reply === null || reply === undefined) return;
       if (!(reply instanceof Uint8Array)) {
         throw new TypeError(`A handler must return bytes or nothing, and returned ${typeof reply}`);
       }
       // Long ones are written from where they lie: not from memory that is about to be used again.
-      putFrame(out, reply.length >= copyLimit ? ownBytes(reply, call.frame) : reply, this.#config.format);
+      putFrame(out, reply.length >= copyLimit ? reply.slice() : reply, this.#config.format);
     } catch (error) {
       this.#broken = true;
       this.host.handlerError(this.number, error);
@@ -138,7 +150,12 @@ export class FrameDispatch extends Dispatch {
     try {
       if (this.#config.onError === undefined) throw error;
       this.host.handlerError(this.number, error);
-      return this.#config.onError(error, call.frame);
+      const instead = this.#config.onError(error, call.frame);
+      if (!isPromiseLike(instead)) return instead;
+      return instead.then((reply) => reply, (error) => {
+        call.failure = { error };
+        return null;
+      });
     } catch (error) {
       call.failure = { error };
       return null;
@@ -157,15 +174,8 @@ class FrameCall extends Call {
     super();
     this.frame = frame;
   }
-
-  finish(reply: FrameReply): void {
-    if (this.done) return;
-    this.done = true;
-    this.reply = reply;
-  }
 }
 
-/** The reply, copied where it lies in the frame's memory, which is about to be used again. */
-function ownBytes<T extends FrameReply>(reply: T, frame: Uint8Array): T | Uint8Array {
-  return reply instanceof Uint8Array && reply.buffer === frame.buffer ? reply.slice() : reply;
+function lengthOf(reply: FrameReply): number {
+  return reply instanceof Uint8Array ? reply.length : 0;
 }

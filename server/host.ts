@@ -1,72 +1,102 @@
-// What listens, accepts, counts, and stops? The part that the three doors of the server share.
+// What listens, admits, counts, and stops? The part that the three doors of the server share.
 
-import { type CloseReason, Connection, type ConnectionOptions } from "../transport/connection.ts";
-import { after, Ticker } from "../transport/deadline.ts";
 import type { FrameError, FrameFormat, PacketError } from "../codec/mod.ts";
-import { SlabPool } from "../transport/slab.ts";
 import { Acceptor } from "../transport/acceptor.ts";
+import {
+  type CloseReason,
+  Connection,
+  type ConnectionOptions,
+  FrameBudget,
+} from "../transport/connection.ts";
+import { after, Ticker } from "../transport/deadline.ts";
+import type { ByteSocket } from "../transport/duplex.ts";
+import { LimitError, type LimitName } from "../transport/limit.ts";
+import { type Endpoint, listen, type ListenAddress, type Socket } from "../transport/listen.ts";
+import { ProxyHeaderError } from "../transport/proxy_header.ts";
+import { SlabPool } from "../transport/slab.ts";
+import { type ConnectionLimitOptions, type Limits, validLimits } from "./limits.ts";
 
 /** What a server tells its `onEvent`. `connection` is the connection's number. */
 export type ServerEvent =
-  /** A connection was accepted. */
+  /** A connection was accepted, and its first frame may come. */
   | { readonly type: "opened"; readonly connection: number; readonly remoteAddr: Deno.Addr }
+  /** A connection was accepted and closed at once: for a limit, or because its TLS or PROXY front was wrong. */
+  | { readonly type: "refused"; readonly remoteAddr: Deno.Addr; readonly error: unknown }
+  /** A CONN was decided: `result` 0 opened a session. */
+  | { readonly type: "authenticated"; readonly connection: number; readonly result: number }
   /** A connection is no more. */
   | { readonly type: "closed"; readonly connection: number; readonly reason: CloseReason }
+  /**
+   * A limit was reached; `connection` is null where it is none of a connection's own. A connection that stands at a
+   * limit that only slows it down is told about at most once a tick (a second, or a quarter of the shortest limit).
+   */
+  | {
+    readonly type: "limit";
+    readonly connection: number | null;
+    readonly limit: LimitName;
+    readonly value: number;
+  }
   /** A peer sent what the protocol does not allow, or ended in mid-frame. Its connection is about to be closed. */
   | { readonly type: "protocol-error"; readonly connection: number; readonly error: FrameError | PacketError }
   /** A handler threw, rejected, or gave back what is no reply. */
   | { readonly type: "handler-error"; readonly connection: number; readonly error: unknown }
-  /** A handler took longer than `handlerTimeoutMs`. */
-  | { readonly type: "handler-timeout"; readonly connection: number }
   /** A connection could not be accepted, for want of descriptors say. The server tries again. */
-  | { readonly type: "accept-error"; readonly error: unknown };
+  | { readonly type: "accept-error"; readonly error: unknown }
+  /** `shutdown` was called, with so many connections open; told again as each of them ends. */
+  | { readonly type: "draining"; readonly connectionsOpen: number }
+  /** The server has stopped. */
+  | { readonly type: "drained"; readonly report: DrainReport };
 
 /** What a server has counted since it started. */
 export interface ServerStats {
   /** Connections that are open now. */
   connectionsOpen: number;
-  /** Connections that were accepted. */
+  /** Connections that were accepted, those refused included. */
   connectionsAccepted: number;
+  /** Connections that were refused: for a limit, or because their TLS or PROXY front was wrong. */
+  connectionsRefused: number;
   /** Bytes read from all connections. */
   bytesRead: number;
   /** Bytes accepted for all connections. */
   bytesWritten: number;
   /** Frames that handlers were called with. */
   handled: number;
+  /** Requests that were answered, or replied to, after handling. */
+  answered: number;
+  /** Requests whose handlers ran when their connection was lost. */
+  cut: number;
   /** Handlers that run now. */
   inFlight: number;
   /** Connections whose peer broke the protocol. */
   protocolErrors: number;
   /** Handlers that threw, rejected, or gave back what is no reply. */
   handlerErrors: number;
-  /** Handlers that took longer than `handlerTimeoutMs`. */
-  handlerTimeouts: number;
   /** Times that accepting failed. */
   acceptErrors: number;
   /** Calls of `onEvent` that threw. */
   listenerErrors: number;
+  /** How often each limit was reached. */
+  limits: Record<LimitName, number>;
+}
+
+/** What became of the requests that were under way when a server was told to stop. */
+export interface DrainReport {
+  /** Requests answered since, after handling. */
+  readonly answered: number;
+  /** Requests whose connection was lost, or cut at `drainTimeoutMs`, while their handlers ran. */
+  readonly cut: number;
 }
 
 /** Options that all servers have. */
-export interface ListenOptions {
-  /** The address to listen on. @default {"127.0.0.1"} */
-  hostname?: string;
-  /** The port to listen on; 0 takes a free one. @default {8888} */
-  port?: number;
+export interface ListenOptions extends ListenAddress, ConnectionLimitOptions {
+  /** Several places to listen, in place of the one that the other options name. */
+  listen?: readonly ListenAddress[];
   /** Cuts all connections and ends the server when it is aborted; see `shutdown` for the polite way. */
   signal?: AbortSignal;
-  /** Called when the server can be connected to. */
-  onListen?: (addr: Deno.NetAddr) => void;
+  /** Called when the server can be connected to, with the first address. */
+  onListen?: (addr: Deno.Addr) => void;
   /** Called with all that happens; what it throws is counted in `stats()` and hurts nobody. */
   onEvent?: (event: ServerEvent) => void;
-  /** Bytes that wait to be accepted by one peer beyond which its requests are not read. @default {1_048_576} */
-  outboundHighWaterBytes?: number;
-  /** Bytes that wait to be accepted by one peer at which its requests are read again. @default {262_144} */
-  outboundLowWaterBytes?: number;
-  /** How long no byte may be accepted by a peer that answers wait for, before it is cut. @default {30_000} */
-  writeTimeoutMs?: number;
-  /** How long `shutdown` waits for answers and for peers to close. @default {10_000} */
-  drainTimeoutMs?: number;
   /**
    * Overwrite bytes that handlers were lent as soon as the loan is over, so that a payload that was kept without a
    * copy is noticed. For tests. @default {false}
@@ -74,18 +104,12 @@ export interface ListenOptions {
   poison?: boolean;
 }
 
-/** Options of the servers that call a handler for each frame. */
-export interface DispatchOptions extends ListenOptions {
-  /** Handlers that run for one connection; with more, its requests wait unread. @default {1024} */
-  maxInFlight?: number;
-  /** How long a handler may take. @default {30_000} */
-  handlerTimeoutMs?: number;
-}
-
 /** A server that is running, as `Deno.serve` returns one. */
 export interface Server extends AsyncDisposable {
-  /** Where it listens. */
+  /** Where it listens: the first of its addresses that has a port. */
   readonly addr: Deno.NetAddr;
+  /** All addresses where it listens. */
+  readonly addrs: readonly Deno.Addr[];
   /** Resolves when it has stopped and its last connection is gone. */
   readonly finished: Promise<void>;
   /**
@@ -93,7 +117,7 @@ export interface Server extends AsyncDisposable {
    * waits for the peers to close, for `drainTimeoutMs` at most. Requests of the submit protocol that come later are
    * answered 4, shutting down, while answers are due.
    */
-  shutdown(): Promise<void>;
+  shutdown(): Promise<DrainReport>;
   /** A snapshot of the counts. */
   stats(): ServerStats;
   /** Lets the server keep the process alive, as it does from the start. */
@@ -112,119 +136,88 @@ export interface Service {
   tick(now: number): void;
 }
 
-/** The limits, defaults filled in. */
-export type Limits = Required<Omit<DispatchOptions, "signal" | "onListen" | "onEvent">>;
-
-/** Fills in the defaults and refuses what is out of range. @throws {RangeError} That names the field. */
-export function validLimits(options: DispatchOptions): Limits {
-  const limits: Limits = {
-    hostname: options.hostname ?? "127.0.0.1",
-    port: options.port ?? 8888,
-    outboundHighWaterBytes: options.outboundHighWaterBytes ?? 1_048_576,
-    outboundLowWaterBytes: options.outboundLowWaterBytes ?? 262_144,
-    writeTimeoutMs: options.writeTimeoutMs ?? 30_000,
-    drainTimeoutMs: options.drainTimeoutMs ?? 10_000,
-    maxInFlight: options.maxInFlight ?? 1024,
-    handlerTimeoutMs: options.handlerTimeoutMs ?? 30_000,
-    poison: options.poison ?? false,
-  };
-  inRange("port", limits.port, 0, 65_535);
-  inRange("outboundHighWaterBytes", limits.outboundHighWaterBytes, 1);
-  inRange("outboundLowWaterBytes", limits.outboundLowWaterBytes, 0, limits.outboundHighWaterBytes);
-  inRange("writeTimeoutMs", limits.writeTimeoutMs, 1, maxTimerMs);
-  inRange("drainTimeoutMs", limits.drainTimeoutMs, 0, maxTimerMs);
-  inRange("maxInFlight", limits.maxInFlight, 1);
-  inRange("handlerTimeoutMs", limits.handlerTimeoutMs, 1, maxTimerMs);
-  return limits;
-}
-
-/** The longest time that a timer can wait. */
-const maxTimerMs = 2_147_483_647;
-
-/** @throws {RangeError} If a value is no integer from `minimum` to `maximum`. */
-export function inRange(
-  field: string,
-  value: number,
-  minimum: number,
-  maximum = Number.MAX_SAFE_INTEGER,
-): void {
-  if (Number.isInteger(value) && value >= minimum && value <= maximum) return;
-  throw new RangeError(`${field} must be an integer from ${minimum} to ${maximum}, and is ${value}`);
-}
-
-/** The listener, its connections, and their end. */
+/** The listeners, their connections, and their end. */
 export class Host implements Server {
   readonly finished: Promise<void>;
   readonly limits: Limits;
   readonly ticker: Ticker;
-  readonly counts: ServerStats;
-  readonly #listener: Deno.Listener<Deno.TcpConn, Deno.NetAddr>;
-  readonly #acceptor: Acceptor;
+  readonly counts: ServerStats = newStats();
+  readonly #endpoints: Endpoint[];
+  readonly #acceptors: Acceptor[];
+  readonly #accepting: Promise<unknown>;
   readonly #onEvent: ((event: ServerEvent) => void) | undefined;
   readonly #connectionOptions: ConnectionOptions;
   readonly #makeService: (connection: Connection, number: number) => Service;
   readonly #services = new Map<Service, Connection>();
+  readonly #byAddress = new Map<string, number>();
   readonly #finished = Promise.withResolvers<void>();
-  #stopping: Promise<void> | null = null;
+  // Connections that are admitted, or about to be.
+  #places = 0;
+  // Sockets that are not ready for their first frame.
+  readonly #unready = new Set<Socket>();
+  readonly #placeFreed: (() => void)[] = [];
+  #stopping: Promise<DrainReport> | null = null;
   #drained: (() => void) | null = null;
 
   constructor(
     options: ListenOptions,
-    limits: Limits,
     format: FrameFormat,
     makeService: (host: Host, connection: Connection, options: ConnectionOptions, number: number) => Service,
   ) {
     const { signal, onListen, onEvent } = options;
+    const limits = validLimits(options);
     signal?.throwIfAborted();
     this.limits = limits;
-    this.ticker = new Ticker(Math.min(limits.handlerTimeoutMs, limits.writeTimeoutMs));
-    this.counts = {
-      connectionsOpen: 0,
-      connectionsAccepted: 0,
-      bytesRead: 0,
-      bytesWritten: 0,
-      handled: 0,
-      inFlight: 0,
-      protocolErrors: 0,
-      handlerErrors: 0,
-      handlerTimeouts: 0,
-      acceptErrors: 0,
-      listenerErrors: 0,
-    };
+    const { connTimeoutMs, frameTimeoutMs, handlerTimeoutMs, idleTimeoutMs, writeTimeoutMs } = limits;
+    this.ticker = new Ticker(
+      Math.min(connTimeoutMs, frameTimeoutMs, handlerTimeoutMs, idleTimeoutMs, writeTimeoutMs),
+    );
     this.#onEvent = onEvent;
     this.#connectionOptions = {
       format,
-      slabs: new SlabPool({ poison: limits.poison }),
-      outboundHighWaterBytes: limits.outboundHighWaterBytes,
-      outboundLowWaterBytes: limits.outboundLowWaterBytes,
-      writeTimeoutMs: limits.writeTimeoutMs,
+      limits,
+      slabs: new SlabPool({ poison: options.poison ?? false }),
       ticker: this.ticker,
+      budget: new FrameBudget(limits.maxBufferedBytes),
     };
     this.#makeService = (connection, number) =>
       makeService(this, connection, this.#connectionOptions, number);
     this.finished = this.#finished.promise;
-    this.#listener = Deno.listen({ hostname: limits.hostname, port: limits.port });
-    this.#acceptor = new Acceptor(this.#listener);
+    this.#endpoints = listenAll(options.listen ?? [options], limits.handshakeTimeoutMs);
+    this.#acceptors = this.#endpoints.map(({ listener }) => new Acceptor(listener));
     const abort = () => this.#abort(signal!.reason);
     signal?.addEventListener("abort", abort, { once: true });
     this.finished.then(() => signal?.removeEventListener("abort", abort));
-    this.#acceptor.run((socket) => void this.#serve(socket), (error) => {
-      this.counts.acceptErrors++;
-      this.emit({ type: "accept-error", error });
-    });
-    onListen?.(this.addr);
+    this.#accepting = Promise.all(this.#endpoints.map((endpoint, i) =>
+      this.#acceptors[i]!.run(
+        (socket) => this.#admit(socket, endpoint),
+        (error) => this.#acceptError(error),
+      )
+    ));
+    try {
+      onListen?.(this.addrs[0]!);
+    } catch (error) {
+      this.#abort(error);
+      throw error;
+    }
   }
 
   get addr(): Deno.NetAddr {
-    return this.#listener.addr;
+    const addr = this.addrs.find((addr) => "port" in addr);
+    if (addr === undefined) throw new TypeError("The server listens on no port; see addrs");
+    return addr as Deno.NetAddr;
   }
 
-  shutdown(): Promise<void> {
+  get addrs(): readonly Deno.Addr[] {
+    return this.#endpoints.map(({ listener }) => listener.addr);
+  }
+
+  shutdown(): Promise<DrainReport> {
     return this.#stopping ??= this.#shutdown();
   }
 
   stats(): ServerStats {
-    const stats = { ...this.counts };
+    const stats = { ...this.counts, limits: { ...this.counts.limits } };
     for (const { bytesRead, out } of this.#services.values()) {
       stats.bytesRead += bytesRead;
       stats.bytesWritten += out.acceptedBytes;
@@ -233,15 +226,15 @@ export class Host implements Server {
   }
 
   ref(): void {
-    this.#listener.ref();
+    for (const { listener } of this.#endpoints) listener.ref();
   }
 
   unref(): void {
-    this.#listener.unref();
+    for (const { listener } of this.#endpoints) listener.unref();
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.shutdown();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
   }
 
   emit(event: ServerEvent): void {
@@ -251,6 +244,12 @@ export class Host implements Server {
     } catch {
       this.counts.listenerErrors++;
     }
+  }
+
+  /** Counts and tells that a limit was reached. */
+  limitReached(connection: number | null, limit: LimitName, value: number): void {
+    this.counts.limits[limit]++;
+    this.emit({ type: "limit", connection, limit, value });
   }
 
   /** Counts and tells a protocol error. */
@@ -265,18 +264,76 @@ export class Host implements Server {
     this.emit({ type: "handler-error", connection, error });
   }
 
-  async #serve(socket: Deno.TcpConn): Promise<void> {
-    const number = ++this.counts.connectionsAccepted;
-    let remoteAddr: Deno.NetAddr;
-    try {
-      remoteAddr = socket.remoteAddr;
-      socket.setNoDelay(true);
-    } catch (error) {
-      // Gone before it was served.
-      socket[Symbol.dispose]();
-      this.counts.acceptErrors++;
-      return this.emit({ type: "accept-error", error });
+  #acceptError(error: unknown): void {
+    this.counts.acceptErrors++;
+    this.emit({ type: "accept-error", error });
+  }
+
+  /** Finds a place for an accepted socket, or refuses it. The promise is for the acceptor to wait for. */
+  #admit(socket: Socket, endpoint: Endpoint): Promise<void> | void {
+    const { maxConnections, whenFull } = this.limits;
+    this.counts.connectionsAccepted++;
+    const number = this.counts.connectionsAccepted;
+    if (this.#places < maxConnections) return void this.#occupy(socket, endpoint, number);
+    if (whenFull === "wait") {
+      this.limitReached(null, "maxConnections", maxConnections);
+      return new Promise<void>((resolve) => this.#placeFreed.push(resolve))
+        .then(() => void this.#occupy(socket, endpoint, number));
     }
+    this.#refuse(
+      socket,
+      socket.remoteAddr,
+      new LimitError("The server is full", "maxConnections", maxConnections),
+    );
+  }
+
+  /** Serves a socket that has a place, and gives the place back. */
+  async #occupy(socket: Socket, endpoint: Endpoint, number: number): Promise<void> {
+    this.#places++;
+    let address = "";
+    try {
+      let remoteAddr = socket.remoteAddr, bytes: ByteSocket = socket;
+      if ("setNoDelay" in socket) (socket as Deno.TcpConn).setNoDelay(true);
+      if (!endpoint.plain) {
+        this.#unready.add(socket);
+        try {
+          ({ remoteAddr, socket: bytes } = await endpoint.ready(socket));
+        } finally {
+          this.#unready.delete(socket);
+        }
+      }
+      address = "hostname" in remoteAddr ? remoteAddr.hostname : "";
+      const sameAddress = (this.#byAddress.get(address) ?? 0) + 1;
+      this.#byAddress.set(address, sameAddress);
+      const { maxConnectionsPerAddress } = this.limits;
+      if (address !== "" && sameAddress > maxConnectionsPerAddress) {
+        throw new LimitError(
+          `${address} has too many connections`,
+          "maxConnectionsPerAddress",
+          maxConnectionsPerAddress,
+        );
+      }
+      await this.#serve(bytes, remoteAddr, number);
+    } catch (error) {
+      this.#refuse(socket, addressOf(socket), error);
+    } finally {
+      const others = (this.#byAddress.get(address) ?? 1) - 1;
+      if (others > 0) this.#byAddress.set(address, others);
+      else this.#byAddress.delete(address);
+      this.#places--;
+      this.#placeFreed.shift()?.();
+      if (this.#places === 0) this.#drained?.();
+    }
+  }
+
+  #refuse(socket: Socket, remoteAddr: Deno.Addr, error: unknown): void {
+    socket[Symbol.dispose]();
+    this.counts.connectionsRefused++;
+    if (error instanceof LimitError) this.limitReached(null, error.limit, error.value);
+    this.emit({ type: "refused", remoteAddr, error });
+  }
+
+  async #serve(socket: ByteSocket, remoteAddr: Deno.Addr, number: number): Promise<void> {
     const connection = new Connection(socket, remoteAddr, this.#connectionOptions);
     const service = this.#makeService(connection, number);
     this.#services.set(service, connection);
@@ -291,32 +348,104 @@ export class Host implements Server {
     this.counts.connectionsOpen--;
     this.counts.bytesRead += reason.bytesRead;
     this.counts.bytesWritten += reason.bytesWritten;
+    if (reason.error instanceof LimitError) this.limitReached(number, reason.error.limit, reason.error.value);
+    if (reason.error instanceof ProxyHeaderError) {
+      this.counts.connectionsRefused++;
+      this.emit({ type: "refused", remoteAddr, error: reason.error });
+    }
     this.emit({ type: "closed", connection: number, reason });
-    if (this.#services.size === 0) this.#drained?.();
+    if (this.#stopping) this.emit({ type: "draining", connectionsOpen: this.counts.connectionsOpen });
   }
 
-  async #shutdown(): Promise<void> {
-    await this.#acceptor.settle();
-    this.#acceptor.close();
+  async #shutdown(): Promise<DrainReport> {
+    const { answered, cut } = this.counts, { drainTimeoutMs } = this.limits;
+    // A place that is waited for is not going to be given.
+    await Promise.all(this.#acceptors.map((acceptor) => acceptor.settle()));
+    for (const acceptor of this.#acceptors) acceptor.close();
+    this.emit({ type: "draining", connectionsOpen: this.counts.connectionsOpen });
+    for (const socket of this.#unready) socket[Symbol.dispose]();
     for (const service of this.#services.keys()) service.drain();
-    if (this.#services.size > 0) {
+    if (this.#places > 0) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#drained = resolve;
-      using _deadline = after(this.limits.drainTimeoutMs, () => {
-        const error = new DOMException(
-          `The connection did not end within drainTimeoutMs ${this.limits.drainTimeoutMs}`,
-          "TimeoutError",
-        );
-        for (const connection of this.#services.values()) connection.abort(error, "shutdown");
+      using _deadline = after(drainTimeoutMs, () => {
+        for (const connection of this.#services.values()) {
+          connection.exceed(
+            "The connection does not end while the server stops",
+            "drainTimeoutMs",
+            drainTimeoutMs,
+          );
+        }
       });
       await promise;
     }
+    // Only now is the port free.
+    await this.#accepting;
+    const report = { answered: this.counts.answered - answered, cut: this.counts.cut - cut };
+    this.emit({ type: "drained", report });
     this.#finished.resolve();
+    return report;
   }
 
   #abort(reason: unknown): void {
-    this.#acceptor.close();
+    for (const acceptor of this.#acceptors) acceptor.close();
     for (const connection of this.#services.values()) connection.abort(reason);
     this.shutdown();
   }
+}
+
+/** Listens everywhere, or nowhere. */
+function listenAll(addresses: readonly ListenAddress[], handshakeTimeoutMs: number): Endpoint[] {
+  if (addresses.length === 0) throw new RangeError("listen must hold at least one address, and is empty");
+  const endpoints: Endpoint[] = [];
+  try {
+    for (const address of addresses) endpoints.push(listen(address, handshakeTimeoutMs));
+    return endpoints;
+  } catch (error) {
+    for (const { listener } of endpoints) listener.close();
+    throw error;
+  }
+}
+
+/** Where a socket's peer is, or was. */
+function addressOf(socket: Socket): Deno.Addr {
+  try {
+    return socket.remoteAddr;
+  } catch {
+    return { transport: "tcp", hostname: "", port: 0 };
+  }
+}
+
+/** Counts that have counted nothing. */
+export function newStats(): ServerStats {
+  return {
+    connectionsOpen: 0,
+    connectionsAccepted: 0,
+    connectionsRefused: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    handled: 0,
+    answered: 0,
+    cut: 0,
+    inFlight: 0,
+    protocolErrors: 0,
+    handlerErrors: 0,
+    acceptErrors: 0,
+    listenerErrors: 0,
+    limits: {
+      maxConnections: 0,
+      maxConnectionsPerAddress: 0,
+      maxInFlight: 0,
+      outboundHighWaterBytes: 0,
+      maxBufferedBytes: 0,
+      connTimeoutMs: 0,
+      frameTimeoutMs: 0,
+      idleTimeoutMs: 0,
+      handlerTimeoutMs: 0,
+      writeTimeoutMs: 0,
+      drainTimeoutMs: 0,
+      handshakeTimeoutMs: 0,
+      requestTimeoutMs: 0,
+    },
+  };
 }

@@ -23,17 +23,39 @@ export interface Submit {
   readonly signal: AbortSignal;
 }
 
-/** The connection that a SUBMIT came on, as its handler sees it. */
-export interface SubmitPeer extends Peer {
-  /** The payload of the CONN that opened the session, as the client sent it; null where there was none. */
-  readonly session: Uint8Array | null;
+/** A CONN, as `authenticate` sees it. */
+export interface Conn {
+  /** The eight bytes of the request's id, as characters U+0000 to U+00FF. */
+  readonly id: string;
+  /** What the client sent: a name, a token. The copy is the session's to keep. */
+  readonly payload: Uint8Array;
+  /** Aborted when the connection is gone, or waited too long for its session. */
+  readonly signal: AbortSignal;
 }
+
+/** The connection that a SUBMIT came on, as its handler sees it. */
+export interface SubmitPeer<Session = Uint8Array> extends Peer {
+  /** What `authenticate` made of the CONN, or the CONN's payload without it; null where there was no CONN. */
+  readonly session: Session | null;
+}
+
+/**
+ * Decides a CONN: a number from 1 to 255 refuses it with that result, anything else is the session. A refusal is
+ * answered, then the connection is closed; so it is, with 5, where this throws.
+ */
+export type Authenticate<Session> = (
+  conn: Conn,
+  peer: Peer,
+) => Session | number | PromiseLike<Session | number>;
 
 /** A result from 0 to 255; nothing means 0, accepted. */
 export type SubmitResult = number | void | undefined;
 
 /** Does what a SUBMIT asks for. May be called again before the promise that it returned has settled. */
-export type SubmitHandler = (submit: Submit, peer: SubmitPeer) => SubmitResult | PromiseLike<SubmitResult>;
+export type SubmitHandler<Session = Uint8Array> = (
+  submit: Submit,
+  peer: SubmitPeer<Session>,
+) => SubmitResult | PromiseLike<SubmitResult>;
 
 /** Makes a result of what a handler threw; what it throws itself, or nothing, makes 5, handler failed. */
 export type SubmitErrorHandler = (error: unknown, submit: Submit) => SubmitResult | PromiseLike<SubmitResult>;
@@ -41,39 +63,70 @@ export type SubmitErrorHandler = (error: unknown, submit: Submit) => SubmitResul
 /** What the connections of a packet server share. */
 export interface PacketConfig {
   readonly dialect: Dialect;
-  readonly handler: SubmitHandler;
+  readonly handler: SubmitHandler<unknown>;
+  readonly authenticate: Authenticate<unknown> | undefined;
   readonly onError: SubmitErrorHandler | undefined;
 }
 
 /** One connection of a packet server. */
 export class PacketDispatch extends Dispatch {
   readonly #config: PacketConfig;
-  readonly #peer: Session;
+  readonly #peer: SessionPeer;
   readonly #submitAck: number;
   readonly #connAck: number;
+  readonly #connDeadline: number;
+  // Set while a CONN is being decided: what comes behind it waits.
+  #deciding: Promise<void> | null = null;
 
   constructor(host: Host, connection: Connection, number: number, config: PacketConfig) {
     super(host, connection, number);
     this.#config = config;
-    this.#peer = new Session(this, connection, number);
+    this.#peer = new SessionPeer(this, connection, number);
     this.#submitAck = commandCode("submit-ack", config.dialect);
     this.#connAck = commandCode("conn-ack", config.dialect);
+    this.#connDeadline = host.ticker.after(host.limits.connTimeoutMs);
+  }
+
+  override ready(): Promise<void> | null {
+    return this.#deciding ?? super.ready();
+  }
+
+  protected override async idle(): Promise<void> {
+    await this.#deciding;
+    await super.idle();
+  }
+
+  override tick(now: number): void {
+    const waiting = this.#config.authenticate !== undefined && !this.#peer.opened && !this.closing;
+    if (waiting && now >= this.#connDeadline) {
+      this.connection.exceed(
+        "The connection has no session",
+        "connTimeoutMs",
+        this.host.limits.connTimeoutMs,
+      );
+    }
+    super.tick(now);
   }
 
   override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
+    if (this.#deciding !== null) return false;
     const bytes = batch.bytesOf(index), view = batch.viewOf(index);
     const start = batch.startOf(index), end = batch.endOf(index);
     const type = packetType(bytes, start, end, this.#config.dialect);
     if (type === "submit") {
-      if (draining) this.#acknowledge(this.#submitAck, view, start, Result.shuttingDown);
-      else this.#call(new SubmitCall(bytes, view, start, end), bytes === batch.chunk ? slab : null);
+      if (draining) {
+        this.#acknowledge(this.#submitAck, view, start, Result.shuttingDown);
+      } else if (this.#config.authenticate !== undefined && !this.#peer.opened) {
+        this.#acknowledge(this.#submitAck, view, start, Result.notConnected);
+      } else {
+        this.#call(new SubmitCall(bytes, view, start, end), bytes === batch.chunk ? slab : null);
+      }
     } else if (type === "conn") {
-      this.#acknowledge(
-        this.#connAck,
-        view,
-        start,
-        draining ? Result.shuttingDown : this.#peer.open(bytes, start, end),
-      );
+      if (draining || this.#peer.opened) {
+        this.#acknowledge(this.#connAck, view, start, draining ? Result.shuttingDown : Result.refused);
+      } else {
+        this.#open(bytes.slice(start, end));
+      }
     } else {
       const command = bytes[start]!;
       const message = `Cannot take ${type}: a server receives requests alone`;
@@ -82,13 +135,51 @@ export class PacketDispatch extends Dispatch {
     return true;
   }
 
+  /** Decides a CONN, which is given as a copy. */
+  #open(packet: Uint8Array): void {
+    const payload = packet.subarray(payloadOffset), { authenticate } = this.#config;
+    if (authenticate === undefined) return this.#decided(packet, payload);
+    const { connection } = this;
+    const conn: Conn = {
+      id: readId(packet, 0),
+      payload,
+      get signal() {
+        return connection.signal;
+      },
+    };
+    const failed = (error: unknown) => this.#decided(packet, this.#reported(error));
+    try {
+      const decision = authenticate(conn, this.#peer);
+      if (!isPromiseLike(decision)) return this.#decided(packet, decision);
+      const decided = decision.then((decision) => this.#decided(packet, decision), failed);
+      // Where the connection goes first, nobody waits for the decision.
+      this.#deciding = Promise.race([decided, connection.closed]).then(() => void (this.#deciding = null));
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  #decided(packet: Uint8Array, decision: unknown): void {
+    if (!this.connection.open) return;
+    let result: number = Result.accepted;
+    if (typeof decision !== "number") this.#peer.open(decision);
+    else if (decision > 0 && (decision & 0xff) === decision) result = decision;
+    else result = this.#reported(noDecision(decision));
+    this.#acknowledge(this.#connAck, new DataView(packet.buffer), 0, result);
+    this.flushSoon();
+    this.host.emit({ type: "authenticated", connection: this.number, result });
+    if (result !== Result.accepted) this.close("refused", null);
+  }
+
   override timedOut(call: SubmitCall): void {
+    this.host.counts.answered++;
     this.#acknowledge(this.#submitAck, call.view, call.start, Result.handlerTimeout);
     this.flushSoon();
   }
 
   #call(call: SubmitCall, slab: Slab | null): void {
     this.host.counts.handled++;
+    call.copied = slab !== null && this.connection.pinned;
     let outcome: SubmitResult | PromiseLike<SubmitResult>;
     try {
       outcome = this.#config.handler(call, this.#peer);
@@ -100,20 +191,14 @@ export class PacketDispatch extends Dispatch {
   }
 
   #wait(call: SubmitCall, slab: Slab | null, outcome: PromiseLike<SubmitResult>): void {
-    if (slab !== null && this.connection.pinned) {
-      call.keepBytes();
-      slab = null;
-    }
-    this.calls.add(call, slab);
+    if (call.copied) call.keepBytes();
+    this.calls.add(call, call.copied ? null : slab);
     outcome.then(
       (result) => this.#settleLater(call, result),
       (error) => {
         const instead = call.running ? this.#failed(error, call) : undefined;
         if (!isPromiseLike(instead)) return this.#settleLater(call, instead);
-        instead.then(
-          (result) => this.#settleLater(call, result),
-          (error) => this.#settleLater(call, this.#reported(error)),
-        );
+        instead.then((result) => this.#settleLater(call, result));
       },
     );
   }
@@ -131,7 +216,10 @@ export class PacketDispatch extends Dispatch {
   #settle(call: SubmitCall, result: SubmitResult): void {
     call.over = true;
     if (result === undefined) result = Result.accepted;
-    else if ((result & 0xff) !== result) result = this.#reported(noResult(result));
+    else if (typeof result !== "number" || (result & 0xff) !== result) {
+      result = this.#reported(noResult(result));
+    }
+    this.host.counts.answered++;
     this.#acknowledge(this.#submitAck, call.view, call.start, result);
   }
 
@@ -141,7 +229,8 @@ export class PacketDispatch extends Dispatch {
     if (onError === undefined) return result;
     try {
       const instead = onError(error, call);
-      return isPromiseLike(instead) ? instead.then((instead) => instead ?? result) : instead ?? result;
+      if (!isPromiseLike(instead)) return instead ?? result;
+      return instead.then((instead) => instead ?? result, (error) => this.#reported(error));
     } catch (error) {
       return this.#reported(error);
     }
@@ -164,6 +253,9 @@ export class PacketDispatch extends Dispatch {
 class SubmitCall extends Call implements Submit {
   /** Whether the handler has settled. */
   over = false;
+  /** Whether its bytes are, or are to become, its own: other handlers hold the slab that is read into next. */
+  copied = false;
+  #kept = false;
   #bytes: Uint8Array;
   view: DataView;
   start: number;
@@ -184,11 +276,14 @@ class SubmitCall extends Call implements Submit {
 
   get payload(): Uint8Array {
     this.#check("payload");
+    if (this.copied) this.keepBytes();
     return this.#bytes.subarray(this.start + payloadOffset, this.#end);
   }
 
   /** Gives the bytes a place of their own. */
   keepBytes(): void {
+    if (this.#kept) return;
+    this.#kept = true;
     this.#bytes = this.#bytes.slice(this.start, this.#end);
     this.view = new DataView(this.#bytes.buffer);
     this.#end -= this.start;
@@ -204,15 +299,20 @@ class SubmitCall extends Call implements Submit {
 }
 
 /** The connection as handlers see it, and its session. */
-class Session extends DispatchPeer implements SubmitPeer {
-  session: Uint8Array | null = null;
+class SessionPeer extends DispatchPeer implements SubmitPeer<unknown> {
+  session: unknown = null;
+  opened = false;
 
-  /** Opens the session with the CONN in `bytes`, and says what to answer. */
-  open(bytes: Uint8Array, start: number, end: number): number {
-    if (this.session !== null) return Result.refused;
-    this.session = bytes.slice(start + payloadOffset, end);
-    return Result.accepted;
+  open(session: unknown): void {
+    this.session = session;
+    this.opened = true;
   }
+}
+
+function noDecision(value: number): TypeError {
+  return new TypeError(
+    `authenticate must return a session, or a result from 1 to 255 to refuse it, and returned ${value}`,
+  );
 }
 
 function noResult(value: unknown): TypeError {

@@ -1,6 +1,7 @@
 // The accept loop: survives what fails for a while, and ends only when it is told to.
 
 import { after } from "./deadline.ts";
+import { isGone } from "./duplex.ts";
 
 /** The first pause after an accept that failed; doubled each time, up to the last. */
 const firstPauseMs = 5;
@@ -9,38 +10,42 @@ const lastPauseMs = 1000;
 const maxSettleTurns = 100;
 
 /** Accepts the connections of one listener. */
-export class Acceptor {
-  readonly #listener: Deno.Listener<Deno.TcpConn, Deno.NetAddr>;
+export class Acceptor<Socket extends Deno.Conn = Deno.Conn> {
+  readonly #listener: Pick<Deno.Listener<Socket>, "accept" | "close">;
   #accepted = 0;
   #closed = false;
   #pause: (() => void) | null = null;
 
-  constructor(listener: Deno.Listener<Deno.TcpConn, Deno.NetAddr>) {
+  constructor(listener: Pick<Deno.Listener<Socket>, "accept" | "close">) {
     this.#listener = listener;
   }
 
-  /** Hands out connections until {@linkcode Acceptor.close}; never rejects. */
-  async run(onConnection: (socket: Deno.TcpConn) => void, onError: (error: unknown) => void): Promise<void> {
+  /**
+   * Hands out connections until {@linkcode Acceptor.close}; never rejects. Where `onConnection` returns a promise,
+   * the next connection is left in the kernel's queue until it resolves.
+   */
+  async run(
+    onConnection: (socket: Socket) => Promise<void> | void,
+    onError: (error: unknown) => void,
+  ): Promise<void> {
     let pauseMs = firstPauseMs;
     while (!this.#closed) {
+      let socket: Socket;
       try {
-        const socket = await this.#listener.accept();
-        this.#accepted++;
-        pauseMs = firstPauseMs;
-        onConnection(socket);
+        socket = await this.#listener.accept();
       } catch (error) {
         if (this.#closed) return;
-        // Out of descriptors, or reset before it was accepted: the listener lives, so wait and go on.
         onError(error);
-        await new Promise<void>((resolve) => {
-          const timer = after(pauseMs, resolve);
-          this.#pause = () => {
-            timer[Symbol.dispose]();
-            resolve();
-          };
-        });
+        // One that was reset before it was accepted is gone; the next one need not wait for that.
+        if (isGone(error)) continue;
+        // Out of descriptors, say: the listener lives, and goes on when there are some again.
+        await this.#wait(pauseMs);
         pauseMs = Math.min(pauseMs * 2, lastPauseMs);
+        continue;
       }
+      this.#accepted++;
+      pauseMs = firstPauseMs;
+      await onConnection(socket);
     }
   }
 
@@ -62,5 +67,12 @@ export class Acceptor {
     this.#closed = true;
     this.#pause?.();
     this.#listener.close();
+  }
+
+  async #wait(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#pause = resolve;
+    using _timer = after(ms, resolve);
+    await promise;
   }
 }

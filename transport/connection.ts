@@ -1,8 +1,9 @@
 // One connection's life: frames in, ordered writes out, one way to close, one reason why.
 
-import { type FrameBatch, FrameBatchStream, type FrameFormat } from "../codec/mod.ts";
+import { type FrameBatch, FrameBatchStream, type FrameError, type FrameFormat } from "../codec/mod.ts";
 import { after, type Ticker } from "./deadline.ts";
-import { type ByteSocket, chunksOf, type ChunkSource } from "./duplex.ts";
+import { type ByteSocket, chunksOf, type ChunkSource, isGone } from "./duplex.ts";
+import { LimitError, type LimitName } from "./limit.ts";
 import { Outbox } from "./outbox.ts";
 import type { Slab, SlabPool } from "./slab.ts";
 
@@ -22,12 +23,14 @@ export type CloseCode =
   | "reset"
   /** The socket failed in another way. */
   | "failed"
+  /** Its CONN was refused. */
+  | "refused"
   /** A handler threw; `error` is what it threw. */
   | "handler"
   /** A server drained it on its way to stop. */
   | "shutdown"
-  /** The peer took too long; `error` says which limit it met. */
-  | "timeout";
+  /** It reached a limit; `limit` says which, `error` is a LimitError. */
+  | "limit";
 
 /** How a connection ended. */
 export interface CloseReason {
@@ -35,6 +38,8 @@ export interface CloseReason {
   readonly code: CloseCode;
   /** The cause, where there is one. */
   readonly error: unknown;
+  /** The limit that it reached, where it did. */
+  readonly limit: LimitName | null;
   /** Bytes that were read from the peer. */
   readonly bytesRead: number;
   /** Bytes that were accepted for the peer. */
@@ -52,20 +57,55 @@ export interface FrameConsumer {
   take(batch: FrameBatch, from: number, slab: Slab): number;
 }
 
+/** What a connection is held to. */
+export interface ConnectionLimits {
+  /** How long no byte of what is pending may be accepted. */
+  readonly writeTimeoutMs: number;
+  /** How long a frame may take, from its first byte to its last, beside a second for each 16 KiB of it. */
+  readonly frameTimeoutMs: number;
+  /** How long no byte may move either way while nothing is under way. */
+  readonly idleTimeoutMs: number;
+}
+
 /** How a {@linkcode Connection} is made. */
 export interface ConnectionOptions {
   readonly format: FrameFormat;
   readonly slabs: SlabPool;
-  /** Answers pending for the peer beyond which reading stops, in bytes. */
-  readonly outboundHighWaterBytes: number;
-  /** Answers pending for the peer at which reading goes on, in bytes. */
-  readonly outboundLowWaterBytes: number;
-  /** How long no byte of what is pending may be accepted, in milliseconds. */
-  readonly writeTimeoutMs: number;
+  readonly limits: ConnectionLimits;
   /** What calls {@linkcode Connection.tick}. */
   readonly ticker: Ticker;
+  /** The bytes of incomplete frames, over all connections. */
+  readonly budget: FrameBudget | null;
 }
 
+/** The bytes of incomplete frames that the connections of a server hold together. */
+export class FrameBudget {
+  readonly #maxBytes: number;
+  readonly #holders = new Set<Connection>();
+  #bytes = 0;
+
+  /** Takes the bytes that all connections may hold. */
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Notes that a connection holds `bytes` instead of `before`; past the limit, the one that holds most goes. */
+  changed(connection: Connection, before: number, bytes: number): void {
+    this.#bytes += bytes - before;
+    if (bytes === 0) this.#holders.delete(connection);
+    else this.#holders.add(connection);
+    while (this.#bytes > this.#maxBytes) {
+      let most = connection;
+      for (const holder of this.#holders) if (holder.heldBytes > most.heldBytes) most = holder;
+      const what =
+        `Incomplete frames hold ${this.#bytes} bytes, ${most.heldBytes} of them for this connection`;
+      most.exceed(what, "maxBufferedBytes", this.#maxBytes);
+    }
+  }
+}
+
+/** A long frame takes longer: this much for each this many bytes of it. */
+const frameAllowance = { ms: 1000, bytes: 16_384 };
 /** A slow handler must not pin memory: the slabs that one connection has on loan for reading, at most. */
 const maxReadSlabs = 2;
 /** How long a peer that may still be sending gets to read the last answers. */
@@ -96,6 +136,7 @@ export class Connection {
   readonly #batches: ReadableStreamDefaultReader<FrameBatch>;
   readonly #closed = Promise.withResolvers<CloseReason>();
   #open = true;
+  #closeError: unknown = null;
   #readError: unknown = null;
   // The slabs of the chunks in the pipeline, oldest first, and how many are on loan for reading in all.
   readonly #arrived: Slab[] = [];
@@ -107,8 +148,16 @@ export class Connection {
   #chunksRead = 0;
   #chunksDone = 0;
   #caughtUp: PromiseWithResolvers<void> | null = null;
+  // What the limits in time are held against: deadlines in ticks, and what had moved at the last tick.
   #writeDeadline = 0;
-  #acceptedAtTick = 0;
+  #acceptedAtTick = -1;
+  #idleDeadline = 0;
+  #movedAtTick = -1;
+  #frameStart = 0;
+  #frameLength = 0;
+  #heldBytes = 0;
+  // Whether the pump waits for the peer, rather than the peer for the pump.
+  #reading = false;
   #finished: Promise<void> | null = null;
   #stopped = false;
   #discarded: Promise<void> | null = null;
@@ -132,10 +181,27 @@ export class Connection {
         this.#readSlabs++;
         this.#arrived.push(slab);
       },
-      ended: (error) => void (this.#readError = error),
+      ended: (error) => {
+        this.#readError = error;
+        if (error === null) return;
+        // Nobody is there to be answered. What was read before is still handed out.
+        this.#abort?.abort(error);
+        this.onLost?.(error);
+      },
     };
     this.#batches = chunksOf(socket, source).pipeThrough(new FrameBatchStream(options.format)).getReader();
   }
+
+  /** Bytes of an incomplete frame that were received and are held. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /** Called when reading has failed, perhaps before all that was read is taken. */
+  onLost: ((error: unknown) => void) | null = null;
+
+  /** What the peer broke of the framing, where it did. */
+  frameError: FrameError | null = null;
 
   /** Whether the socket is still there. */
   get open(): boolean {
@@ -145,7 +211,9 @@ export class Connection {
   /** Aborted when the connection is closed, for whatever reason; the reason's error is its reason. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
-    if (!this.#open) this.#abort.abort();
+    if (!this.#open || this.#readError !== null) {
+      this.#abort.abort(this.#closeError ?? this.#readError ?? undefined);
+    }
     return this.#abort.signal;
   }
 
@@ -174,7 +242,7 @@ export class Connection {
 
   /**
    * Gives every frame to the consumer, until the peer ends, {@linkcode Connection.stop} is called or the
-   * connection is closed. Reading waits for the consumer, and for the peer to read its answers.
+   * connection is closed. Reading waits for the consumer.
    *
    * @throws {FrameError} If the peer broke the framing, and whatever the consumer throws.
    */
@@ -187,17 +255,19 @@ export class Connection {
   }
 
   async #pump(consumer: FrameConsumer): Promise<void> {
-    const { out } = this, { outboundHighWaterBytes, outboundLowWaterBytes } = this.#options;
+    const { out } = this;
     while (!this.#stopped) {
+      this.#reading = true;
       const { value: batch, done } = await this.#batches.read();
+      this.#reading = false;
       if (done) {
         this.inputEnded = true;
         return;
       }
       const slab = this.#arrived.shift() ?? null;
+      if (batch.heldBytes > 0 || this.#heldBytes > 0) this.#hold(batch);
       try {
         for (let at = 0; !this.#stopped;) {
-          if (out.pendingBytes > outboundHighWaterBytes) await out.below(outboundLowWaterBytes);
           const wait = consumer.ready();
           if (wait !== null) await Promise.race([wait, this.#stopping()]);
           else if (at === batch.count) break;
@@ -206,7 +276,10 @@ export class Connection {
             out.flush();
           }
         }
-        if (batch.error && !this.#stopped) throw batch.error;
+        // A reset cuts frames short too, and is no business of the framing.
+        if (batch.error !== null && !this.#stopped && this.#readError === null) {
+          throw this.frameError = batch.error;
+        }
       } finally {
         out.flush();
         batch.clear();
@@ -294,17 +367,52 @@ export class Connection {
     this.#close(code, error);
   }
 
-  /** Holds the limits in time against the clock. */
-  tick(now: number): void {
-    const { acceptedBytes, pendingBytes } = this.out, { ticker, writeTimeoutMs } = this.#options;
+  /** Cuts the connection for a limit that it reached. */
+  exceed(what: string, limit: LimitName, value: number): void {
+    this.#close("limit", new LimitError(what, limit, value));
+  }
+
+  /** Holds the limits in time against the clock. `busy` says that something is under way besides bytes. */
+  tick(now: number, busy: boolean): void {
+    const { acceptedBytes, pendingBytes } = this.out, { ticker, limits } = this.#options;
     if (pendingBytes === 0 || acceptedBytes !== this.#acceptedAtTick) {
       this.#acceptedAtTick = acceptedBytes;
-      this.#writeDeadline = ticker.after(writeTimeoutMs);
+      this.#writeDeadline = ticker.after(limits.writeTimeoutMs);
     } else if (now >= this.#writeDeadline) {
-      const message =
-        `The peer accepted none of ${pendingBytes} pending bytes for writeTimeoutMs ${writeTimeoutMs}`;
-      this.abort(new DOMException(message, "TimeoutError"), "timeout");
+      const what = `The peer accepts none of the ${pendingBytes} bytes that are pending`;
+      return this.exceed(what, "writeTimeoutMs", limits.writeTimeoutMs);
     }
+    if (this.#heldBytes > 0) {
+      // A frame does not grow old while it is this side that does not read.
+      if (!this.#reading) this.#frameStart++;
+      const allowanceMs = Math.floor(this.#frameLength / frameAllowance.bytes) * frameAllowance.ms;
+      if (now >= this.#frameStart + ticker.ticks(limits.frameTimeoutMs + allowanceMs)) {
+        const what = `The peer has sent ${this.#heldBytes} bytes of a frame and not the rest`;
+        return this.exceed(what, "frameTimeoutMs", limits.frameTimeoutMs);
+      }
+    }
+    const moved = this.bytesRead + acceptedBytes;
+    if (busy || pendingBytes > 0 || moved !== this.#movedAtTick) {
+      this.#movedAtTick = moved;
+      this.#idleDeadline = ticker.after(limits.idleTimeoutMs);
+    } else if (now >= this.#idleDeadline) {
+      this.exceed(
+        "Nothing moves either way, and nothing is under way",
+        "idleTimeoutMs",
+        limits.idleTimeoutMs,
+      );
+    }
+  }
+
+  /** Notes how much of an incomplete frame is held, and since when. */
+  #hold({ heldBytes, heldFrameLength, count }: FrameBatch): void {
+    if (!this.#open) return; // it has given back what it held
+    const before = this.#heldBytes;
+    // Dripping bytes do not make a frame younger; only its predecessor's end does.
+    if (before === 0 || count > 0) this.#frameStart = this.#options.ticker.now;
+    this.#heldBytes = heldBytes;
+    this.#frameLength = heldFrameLength;
+    this.#options.budget?.changed(this, before, heldBytes);
   }
 
   /** What made reading fail, where it was no FIN. */
@@ -329,17 +437,24 @@ export class Connection {
   #close(code: CloseCode, error: unknown): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#closeError = error;
     this.stop();
     this.#slabFreed?.();
     this.#caughtUp?.resolve();
     this.#socket[Symbol.dispose]();
     this.out.fail(error ?? new Deno.errors.BadResource("The connection is closed"));
     this.#abort?.abort(error ?? undefined);
-    this.#closed.resolve({ code, error, bytesRead: this.bytesRead, bytesWritten: this.out.acceptedBytes });
+    const held = this.#heldBytes;
+    this.#heldBytes = 0;
+    this.#options.budget?.changed(this, held, 0);
+    this.out.quiet().then(() =>
+      this.#closed.resolve({
+        code,
+        error,
+        limit: error instanceof LimitError ? error.limit : null,
+        bytesRead: this.bytesRead,
+        bytesWritten: this.out.acceptedBytes,
+      })
+    );
   }
-}
-
-function isGone(error: unknown): boolean {
-  return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BrokenPipe ||
-    error instanceof Deno.errors.ConnectionAborted || error instanceof Deno.errors.NotConnected;
 }

@@ -1,5 +1,8 @@
 // The only timers of the library.
 
+/** The longest time that a timer can wait: 24 days. */
+export const maxTimerMs = 2_147_483_647;
+
 /** What a {@linkcode Ticker} calls. */
 export interface Ticking {
   /** `now` counts ticks, from 1 on. */
@@ -26,7 +29,12 @@ export class Ticker {
 
   /** The tick at which `limitMs` from now is over. The tick under way is not counted: never too early. */
   after(limitMs: number): number {
-    return this.now + Math.ceil(limitMs / this.tickMs) + 1;
+    return this.now + this.ticks(limitMs);
+  }
+
+  /** The number of ticks in which `limitMs` has passed for sure. */
+  ticks(limitMs: number): number {
+    return Math.ceil(limitMs / this.tickMs) + 1;
   }
 
   /** Starts to tick for `ticking`. */
@@ -47,8 +55,8 @@ export class Ticker {
   }
 }
 
-/** Calls `action` once after `ms` unless it is disposed before. */
+/** Calls `action` once after `ms` unless it is disposed before; never where that is longer than a timer can wait. */
 export function after(ms: number, action: () => void): Disposable {
-  const timer = setTimeout(action, ms);
+  const timer = ms <= maxTimerMs ? setTimeout(action, ms) : undefined;
   return { [Symbol.dispose]: () => clearTimeout(timer) };
 }

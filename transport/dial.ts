@@ -3,6 +3,7 @@
 import type { FrameFormat } from "../codec/mod.ts";
 import { Connection, type ConnectionOptions } from "./connection.ts";
 import { after, Ticker } from "./deadline.ts";
+import { inRange } from "./limit.ts";
 import { SlabPool } from "./slab.ts";
 
 /** Why a {@linkcode ConnectError} was thrown. */
@@ -39,9 +40,9 @@ export class ConnectError extends Error {
   override readonly name = "ConnectError";
   /** Why. */
   readonly code: ConnectErrorCode;
-  /** The host that was asked for. */
+  /** The host that was asked for, or the path. */
   readonly hostname: string;
-  /** The port that was asked for. */
+  /** The port that was asked for; 0 where it was a path. */
   readonly port: number;
   /** What the server answered to CONN, from 1 to 255; null where it did not come to that. */
   readonly result: number | null;
@@ -57,7 +58,7 @@ export class ConnectError extends Error {
       cause?: unknown;
     },
   ) {
-    super(`Cannot connect to ${hostname}:${port}: ${what}`, { cause });
+    super(`Cannot connect to ${port === 0 ? hostname : `${hostname}:${port}`}: ${what}`, { cause });
     this.code = code;
     this.hostname = hostname;
     this.port = port;
@@ -65,15 +66,27 @@ export class ConnectError extends Error {
   }
 }
 
-/** Options that all ways to connect have. */
-export interface DialOptions {
+/** Where a server is. */
+export interface ServerAddress {
   /** The server's name or address. @default {"127.0.0.1"} */
   hostname?: string;
   /** The server's port. @default {8888} */
   port?: number;
+  /** The server's Unix socket, in place of a port. */
+  path?: string;
+}
+
+/** Options that all ways to connect have. */
+export interface DialOptions extends ServerAddress {
+  /** Speaks TLS. @default {whether `caCerts` or `alpnProtocols` is given} */
+  tls?: boolean;
+  /** Certificates to trust besides the system's, in PEM. */
+  caCerts?: string[];
+  /** The protocols that TLS may agree on, the preferred one first. */
+  alpnProtocols?: string[];
   /** Gives up connecting when it is aborted. Once connected, it does nothing. */
   signal?: AbortSignal;
-  /** How long to wait for the connection, and for the session where one is asked for. @default {10_000} */
+  /** How long to wait for a connection: its TLS handshake, and its session where one is asked for. @default {10_000} */
   connectTimeoutMs?: number;
   /** How long the server may accept no byte of what is pending, before it is given up. @default {30_000} */
   writeTimeoutMs?: number;
@@ -91,10 +104,9 @@ export interface Dialled {
   readonly options: ConnectionOptions;
   readonly hostname: string;
   readonly port: number;
+  /** Whether what was given to the socket may lie in TLS, so that nobody knows what left. */
+  readonly tls: boolean;
 }
-
-/** Bytes that wait to be accepted by the server, beyond which a client takes no more. */
-const outboundHighWaterBytes = 1_048_576;
 
 /**
  * Connects.
@@ -102,63 +114,85 @@ const outboundHighWaterBytes = 1_048_576;
  * @throws {ConnectError} If that cannot be done.
  */
 export async function dial(options: DialOptions, format: FrameFormat): Promise<Dialled> {
-  const {
-    hostname = "127.0.0.1",
-    port = 8888,
-    signal,
-    connectTimeoutMs = 10_000,
-    writeTimeoutMs = 30_000,
-    poison = false,
-  } = options;
-  if (!(connectTimeoutMs > 0)) {
-    throw new RangeError(`connectTimeoutMs must be above 0, and is ${connectTimeoutMs}`);
-  }
-  if (!(writeTimeoutMs > 0)) throw new RangeError(`writeTimeoutMs must be above 0, and is ${writeTimeoutMs}`);
+  const { hostname = "127.0.0.1", port = 8888, path, signal, connectTimeoutMs = 10_000 } = options;
+  const { writeTimeoutMs = 30_000, poison = false } = options;
+  positive("connectTimeoutMs", connectTimeoutMs);
+  positive("writeTimeoutMs", writeTimeoutMs);
+  inRange("port", port, 0, 65_535);
   signal?.throwIfAborted();
-  const socket = await open(hostname, port, signal, connectTimeoutMs);
-  socket.setNoDelay(true);
+  const socket = await open(options, hostname, port, connectTimeoutMs);
   const ticker = new Ticker(writeTimeoutMs);
   const connectionOptions = {
     format,
     slabs: new SlabPool({ poison }),
-    outboundHighWaterBytes,
-    outboundLowWaterBytes: outboundHighWaterBytes / 4,
-    writeTimeoutMs,
+    limits: { writeTimeoutMs, frameTimeoutMs: Infinity, idleTimeoutMs: Infinity },
     ticker,
+    budget: null,
   };
   const connection = new Connection(socket, socket.remoteAddr, connectionOptions);
-  ticker.add(connection);
-  connection.closed.then(() => ticker.delete(connection));
-  return { connection, options: connectionOptions, hostname, port };
+  const ticking = { tick: (now: number) => connection.tick(now, true) };
+  ticker.add(ticking);
+  connection.closed.then(() => ticker.delete(ticking));
+  return {
+    connection,
+    options: connectionOptions,
+    hostname: path ?? hostname,
+    port: path === undefined ? port : 0,
+    tls: "handshake" in socket,
+  };
+}
+
+/** @throws {RangeError} If a time is not above 0. */
+export function positive(field: string, ms: number): void {
+  if (!(ms > 0)) throw new RangeError(`${field} must be above 0, and is ${ms}`);
 }
 
 async function open(
+  options: DialOptions,
   hostname: string,
   port: number,
-  signal: AbortSignal | undefined,
   connectTimeoutMs: number,
-): Promise<Deno.TcpConn> {
+): Promise<Deno.Conn> {
+  const { path, signal, caCerts, alpnProtocols, tls = caCerts !== undefined || alpnProtocols !== undefined } =
+    options;
   const late = new AbortController();
   using _deadline = after(connectTimeoutMs, () => late.abort());
+  const given = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
+  let socket: Deno.Conn | undefined;
+  // What goes on without a signal of its own is ended by closing the socket under it.
+  const cut = () => socket?.[Symbol.dispose]();
+  given.addEventListener("abort", cut, { once: true });
   try {
-    return await Deno.connect({
+    if (path !== undefined) return socket = await Deno.connect({ transport: "unix", path });
+    const tcp = socket = await Deno.connect({ hostname, port, signal: given });
+    tcp.setNoDelay(true);
+    tcp.setKeepAlive(true);
+    if (!tls) return tcp;
+    const secure = await Deno.startTls(tcp, {
       hostname,
-      port,
-      signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
+      ...(caCerts ? { caCerts } : {}),
+      ...(alpnProtocols ? { alpnProtocols } : {}),
     });
+    socket = secure;
+    given.throwIfAborted();
+    await secure.handshake();
+    return secure;
   } catch (error) {
+    cut();
     signal?.throwIfAborted();
-    const where = { hostname, port, cause: error };
+    const where = { hostname: path ?? hostname, port: path === undefined ? port : 0, cause: error };
     if (late.signal.aborted) {
       throw new ConnectError("timeout", `no answer within ${connectTimeoutMs} ms`, where);
     }
     if (error instanceof Deno.errors.NotCapable) throw error;
-    if (error instanceof Deno.errors.ConnectionRefused) {
+    if (error instanceof Deno.errors.ConnectionRefused || error instanceof Deno.errors.NotFound) {
       throw new ConnectError("refused", "nobody listens there", where);
     }
     const message = error instanceof Error ? error.message : String(error);
     // Deno has no class and no code for it.
     if (/failed to lookup address/.test(message)) throw new ConnectError("name-not-found", message, where);
     throw new ConnectError("failed", message, where);
+  } finally {
+    given.removeEventListener("abort", cut);
   }
 }

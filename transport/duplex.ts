@@ -48,7 +48,7 @@ export interface Duplex {
  * ```
  */
 export function duplex(socket: ByteSocket): Duplex {
-  let open = 2;
+  let open = 2, cancelled = false;
   const done = () => void (--open === 0 && socket[Symbol.dispose]());
   let failWritable: (error: unknown) => void;
   let failReadable: (error: unknown) => void;
@@ -64,6 +64,8 @@ export function duplex(socket: ByteSocket): Duplex {
     pull: (controller) => {
       const slab = sizing.next(slabs);
       return socket.read(slab.bytes).then((count) => {
+        // A read that was under way when the readable was cancelled brings what nobody wants.
+        if (cancelled) return;
         if (count === null) {
           controller.close();
           done();
@@ -74,7 +76,10 @@ export function duplex(socket: ByteSocket): Duplex {
         slabs.release(slab);
       }).catch(fail);
     },
-    cancel: done,
+    cancel: () => {
+      cancelled = true;
+      done();
+    },
   }, { highWaterMark: 0 });
   const writable = new WritableStream<Uint8Array>({
     start: (controller) => void (failWritable = (error) => controller.error(error)),
@@ -141,4 +146,10 @@ export function chunksOf(socket: ByteSocket, source: ChunkSource): ReadableStrea
       return wait === null ? read(controller) : wait.then(() => read(controller));
     },
   }, { highWaterMark: 0 });
+}
+
+/** Whether an error of a socket says that its peer is gone. */
+export function isGone(error: unknown): boolean {
+  return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BrokenPipe ||
+    error instanceof Deno.errors.ConnectionAborted || error instanceof Deno.errors.NotConnected;
 }

@@ -15,6 +15,17 @@ export class Fifo<T> {
     return this.#items[this.#head];
   }
 
+  /** The items in the order of their leaving. */
+  *[Symbol.iterator](): Generator<T> {
+    for (let i = this.#head; i < this.#items.length; i++) yield this.#items[i]!;
+  }
+
+  /** Drops the items that are not to be kept. */
+  retain(keep: (item: T) => boolean): void {
+    this.#items = [...this].filter(keep);
+    this.#head = 0;
+  }
+
   /** Adds an item at the end. */
   push(item: T): void {
     this.#items.push(item);

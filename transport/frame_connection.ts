@@ -117,7 +117,9 @@ export class FrameConnection implements AsyncDisposable {
     };
     try {
       await this.#connection.pump(consumer);
-      this.#frames.end(this.#connection.readError);
+      const { readError } = this.#connection;
+      this.#frames.end(readError);
+      if (readError !== null) this.#connection.failRead();
     } catch (error) {
       this.#frames.end(error);
     }

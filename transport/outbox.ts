@@ -30,6 +30,8 @@ export class Outbox {
   queuedBytes = 0;
   /** Bytes that the socket accepted since the beginning. */
   acceptedBytes = 0;
+  /** Bytes that were given to the socket since the beginning, those of the write under way included. */
+  offeredBytes = 0;
   /** What made writing fail; it stays failed. */
   error: unknown = null;
 
@@ -44,7 +46,8 @@ export class Outbox {
   #ended = false;
   // In order of their offsets, since they wait for the end of what was queued when they came.
   readonly #waiters = new Fifo<Waiter>();
-  #low: { readonly bytes: number; readonly resolve: () => void } | null = null;
+  readonly #low: { readonly bytes: number; readonly resolve: () => void }[] = [];
+  #quiet: PromiseWithResolvers<void> | null = null;
 
   constructor(socket: ByteSocket, slabs: SlabPool, onError: (error: unknown) => void) {
     this.#socket = socket;
@@ -115,10 +118,10 @@ export class Outbox {
     );
   }
 
-  /** Resolves when at most `bytes` are pending, or writing failed. For one caller at a time. */
+  /** Resolves when at most `bytes` are pending, or writing failed. */
   below(bytes: number): Promise<void> {
     if (this.error !== null || this.pendingBytes <= bytes) return Promise.resolve();
-    return new Promise((resolve) => this.#low = { bytes, resolve });
+    return new Promise((resolve) => this.#low.push({ bytes, resolve }));
   }
 
   /** Writes all that was put in, then half-closes. Later calls wait for the same. */
@@ -130,12 +133,22 @@ export class Outbox {
     if (first) await this.#socket.closeWrite();
   }
 
+  /**
+   * Resolves when no write is under way: then {@linkcode Outbox.acceptedBytes} is the whole truth. A write that the
+   * closing of the socket interrupts may have been done, and says so only now.
+   */
+  quiet(): Promise<void> {
+    if (!this.#writing) return Promise.resolve();
+    this.#quiet ??= Promise.withResolvers();
+    return this.#quiet.promise;
+  }
+
   /** Fails whatever waits, and gives back the slabs. */
   fail(error: unknown): void {
     if (this.error !== null) return;
     this.error = error;
     for (let waiter; (waiter = this.#waiters.shift()) !== undefined;) waiter.reject(error);
-    this.#low?.resolve();
+    for (const { resolve } of this.#low.splice(0)) resolve();
     // A segment that a write still looks at is given back when that write ends.
     if (this.#writing) return;
     this.#seal();
@@ -147,13 +160,14 @@ export class Outbox {
     try {
       while ((segment = this.#next()) !== undefined) {
         for (let at = 0; at < segment.length;) {
+          this.offeredBytes = this.acceptedBytes + segment.length - at;
           const whole = at === 0 && segment.length === segment.bytes.length;
           const count = await this.#socket.write(
             whole ? segment.bytes : segment.bytes.subarray(at, segment.length),
           );
           at += count;
           this.acceptedBytes += count;
-          if (this.#waiters.length > 0 || this.#low !== null) this.#wake();
+          if (this.#waiters.length > 0 || this.#low.length > 0) this.#wake();
           if (this.error !== null) throw this.error;
         }
         this.#release(segment);
@@ -166,6 +180,8 @@ export class Outbox {
       this.error = null; // lets fail() give back the slabs that waited behind this write
       this.fail(cause);
       this.#onError(cause);
+    } finally {
+      this.#quiet?.resolve();
     }
   }
 
@@ -205,10 +221,8 @@ export class Outbox {
       this.#waiters.shift();
       waiter.resolve();
     }
-    if (this.#low !== null && this.pendingBytes <= this.#low.bytes) {
-      const { resolve } = this.#low;
-      this.#low = null;
-      resolve();
+    for (let i = this.#low.length - 1; i >= 0; i--) {
+      if (this.pendingBytes <= this.#low[i]!.bytes) this.#low.splice(i, 1)[0]!.resolve();
     }
   }
 }

@@ -2,6 +2,7 @@
 // https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 
 import type { ByteSocket } from "./duplex.ts";
+import { bytesOf } from "./subnet.ts";
 
 /** The front of a connection is no PROXY header. */
 export class ProxyHeaderError extends Error {
@@ -49,7 +50,8 @@ async function readVersion1(socket: ByteSocket, front: Uint8Array): Promise<Prox
   if (/^PROXY UNKNOWN(?: .*)?\r\n$/.test(line)) return null;
   const [, family, source, destination, sourcePort, destinationPort] =
     /^PROXY (TCP4|TCP6) (\S+) (\S+) (\d{1,5}) (\d{1,5})\r\n$/.exec(line) ?? [];
-  const isAddress = family === "TCP4" ? isIpv4 : isIpv6, port = Number(sourcePort);
+  const port = Number(sourcePort);
+  const isAddress = (text: string) => bytesOf(text) !== null && text.includes(":") === (family === "TCP6");
   if (
     !family || !isAddress(source!) || !isAddress(destination!) || port > 65_535 ||
     Number(destinationPort) > 65_535
@@ -111,14 +113,6 @@ function isFront(bytes: Uint8Array, of: ArrayLike<number>): boolean {
   const length = Math.min(bytes.length, of.length);
   for (let i = 0; i < length; i++) if (bytes[i] !== of[i]) return false;
   return true;
-}
-
-function isIpv4(text: string): boolean {
-  return /^\d{1,3}(?:\.\d{1,3}){3}$/.test(text) && text.split(".").every((part) => Number(part) <= 255);
-}
-
-function isIpv6(text: string): boolean {
-  return text.includes(":") && /^[0-9a-fA-F:.]{2,45}$/.test(text) && URL.canParse(`http://[${text}]/`);
 }
 
 /** Eight groups in the short form of RFC 5952: the longest run of zeros, of two at least, as "::". */
