@@ -70,7 +70,8 @@ Deno.test("server.ts --quiet logs errors alone", async () => {
   assertEquals(await server.exit(), 0);
   assertEquals(
     server.stderr,
-    "connection 2: protocol-error: Cannot decode frame: its length 3 is below the 4 bytes of its fixed part\n",
+    "connection 2: protocol-error: Cannot decode frame: its length 3 is below the 4 bytes of its fixed part\n" +
+      "drained: 0 answered, 0 cut\n",
   );
 });
 

@@ -6,7 +6,9 @@ import { within } from "./wait.ts";
 type Doors = Pick<typeof framewire, "serve" | "serveFrames" | "serveConnections">;
 
 function guarded(server: framewire.Server): framewire.Server {
-  server[Symbol.asyncDispose] = () => within(server.shutdown(), "the server has stopped", 15_000);
+  server[Symbol.asyncDispose] = async () => {
+    await within(server.shutdown(), "the server has stopped", 15_000);
+  };
   return server;
 }
 

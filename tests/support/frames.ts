@@ -1,5 +1,5 @@
-// Frames of any content for the raw peer, put together and taken apart by hand: four bytes of length that count
-// themselves, then a body.
+// Frames of any content for the raw peer, taken apart by hand: four bytes of length that count themselves,
+// and a body.
 
 import { joined, type RawPeer } from "./peer.ts";
 import { turn } from "./turn.ts";
