@@ -16,21 +16,8 @@ export abstract class Call {
   /** Whether it is in a list. */
   running = false;
 
-  #abort: AbortController | null = null;
-  #reason: unknown = null;
-
-  /** Made on demand: most handlers never ask. */
-  get signal(): AbortSignal {
-    this.#abort ??= new AbortController();
-    if (this.#reason !== null) this.#abort.abort(this.#reason);
-    return this.#abort.signal;
-  }
-
   /** Tells the handler that its answer is not waited for any more. */
-  cut(reason: unknown): void {
-    this.#reason = reason;
-    this.#abort?.abort(reason);
-  }
+  abstract cut(reason: unknown): void;
 }
 
 /** The calls of one connection. */

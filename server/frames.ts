@@ -164,6 +164,10 @@ export class FrameDispatch extends Dispatch {
 }
 
 class FrameCall extends Call {
+  override cut(): void {
+    // Its handler was given no signal of its own: the peer's is aborted when the connection is gone.
+  }
+
   readonly frame: Uint8Array;
   reply: FrameReply = null;
   done = false;

@@ -119,7 +119,7 @@ export class PacketDispatch extends Dispatch {
       } else if (this.#config.authenticate !== undefined && !this.#peer.opened) {
         this.#acknowledge(this.#submitAck, view, start, Result.notConnected);
       } else {
-        this.#call(new SubmitCall(bytes, view, start, end), bytes === batch.chunk ? slab : null);
+        this.#call(bytes, view, start, end, bytes === batch.chunk ? slab : null);
       }
     } else if (type === "conn") {
       if (draining || this.#peer.opened) {
@@ -171,64 +171,66 @@ export class PacketDispatch extends Dispatch {
     if (result !== Result.accepted) this.close("refused", null);
   }
 
-  override timedOut(call: SubmitCall): void {
-    this.host.counts.answered++;
-    this.#acknowledge(this.#submitAck, call.view, call.start, Result.handlerTimeout);
+  override timedOut({ view, start }: PacketCall): void {
+    this.#answer(view, start, Result.handlerTimeout);
     this.flushSoon();
   }
 
-  #call(call: SubmitCall, slab: Slab | null): void {
+  #call(bytes: Uint8Array, view: DataView, start: number, end: number, slab: Slab | null): void {
     this.host.counts.handled++;
-    call.copied = slab !== null && this.connection.pinned;
+    // Where other handlers hold a slab already, this one's bytes must not hold another.
+    const copied = slab !== null && this.connection.pinned;
+    const submit = new SubmitRequest(bytes, start, end, copied);
     let outcome: SubmitResult | PromiseLike<SubmitResult>;
     try {
-      outcome = this.#config.handler(call, this.#peer);
+      outcome = this.#config.handler(submit, this.#peer);
     } catch (error) {
-      outcome = this.#failed(error, call);
+      outcome = this.#failed(error, submit);
     }
-    if (isPromiseLike(outcome)) this.#wait(call, slab, outcome);
-    else this.#settle(call, outcome);
-  }
-
-  #wait(call: SubmitCall, slab: Slab | null, outcome: PromiseLike<SubmitResult>): void {
-    if (call.copied) call.keepBytes();
-    this.calls.add(call, call.copied ? null : slab);
-    outcome.then(
-      (result) => this.#settleLater(call, result),
-      (error) => {
-        const instead = call.running ? this.#failed(error, call) : undefined;
-        if (!isPromiseLike(instead)) return this.#settleLater(call, instead);
-        instead.then((result) => this.#settleLater(call, result));
-      },
-    );
-  }
-
-  #settleLater(call: SubmitCall, result: SubmitResult): void {
-    if (call.running) {
-      this.#settle(call, result);
-      this.flushSoon();
-      this.calls.remove(call);
+    if (isPromiseLike(outcome)) {
+      const call = copied
+        ? new PacketCall(submit, viewOf(submit.keep()), 0)
+        : new PacketCall(submit, view, start);
+      this.calls.add(call, copied ? null : slab);
+      this.#wait(call, outcome);
+    } else {
+      submit.settle();
+      this.#answer(view, start, outcome);
     }
-    call.over = true;
-    this.calls.settled(call);
   }
 
-  #settle(call: SubmitCall, result: SubmitResult): void {
-    call.over = true;
+  #wait(call: PacketCall, outcome: PromiseLike<SubmitResult>): void {
+    const settle = (result: SubmitResult) => {
+      call.submit.settle();
+      if (call.running) {
+        this.#answer(call.view, call.start, result);
+        this.flushSoon();
+        this.calls.remove(call);
+      }
+      this.calls.settled(call);
+    };
+    outcome.then(settle, (error) => {
+      const instead = call.running ? this.#failed(error, call.submit) : undefined;
+      if (isPromiseLike(instead)) instead.then(settle);
+      else settle(instead);
+    });
+  }
+
+  #answer(request: DataView, start: number, result: SubmitResult): void {
     if (result === undefined) result = Result.accepted;
     else if (typeof result !== "number" || (result & 0xff) !== result) {
       result = this.#reported(noResult(result));
     }
     this.host.counts.answered++;
-    this.#acknowledge(this.#submitAck, call.view, call.start, result);
+    this.#acknowledge(this.#submitAck, request, start, result);
   }
 
   /** What to answer for a handler that failed: what `onError` says, else 5. */
-  #failed(error: unknown, call: SubmitCall): SubmitResult | PromiseLike<SubmitResult> {
+  #failed(error: unknown, submit: Submit): SubmitResult | PromiseLike<SubmitResult> {
     const result = this.#reported(error), { onError } = this.#config;
     if (onError === undefined) return result;
     try {
-      const instead = onError(error, call);
+      const instead = onError(error, submit);
       if (!isPromiseLike(instead)) return instead ?? result;
       return instead.then((instead) => instead ?? result, (error) => this.#reported(error));
     } catch (error) {
@@ -249,53 +251,92 @@ export class PacketDispatch extends Dispatch {
   }
 }
 
-/** A SUBMIT at work. Public fields are for {@linkcode PacketDispatch}; handlers see {@linkcode Submit}. */
-class SubmitCall extends Call implements Submit {
-  /** Whether the handler has settled. */
-  over = false;
-  /** Whether its bytes are, or are to become, its own: other handlers hold the slab that is read into next. */
-  copied = false;
-  #kept = false;
-  #bytes: Uint8Array;
-  view: DataView;
-  start: number;
+/**
+ * A SUBMIT as its handler sees it. One is made for each request, on the hottest path there is: what only a handler
+ * that waits needs is in its {@linkcode PacketCall} (one object of 14 fields for both cost a sixth of the throughput
+ * of 16-byte payloads).
+ */
+class SubmitRequest implements Submit {
+  // Null once the handler has settled.
+  #bytes: Uint8Array | null;
+  #start: number;
   #end: number;
+  // Whether the bytes are to be the request's own before anybody sees them.
+  #copied: boolean;
+  #abort: AbortController | null = null;
 
-  constructor(bytes: Uint8Array, view: DataView, start: number, end: number) {
-    super();
+  constructor(bytes: Uint8Array, start: number, end: number, copied: boolean) {
     this.#bytes = bytes;
-    this.view = view;
-    this.start = start;
+    this.#start = start;
     this.#end = end;
+    this.#copied = copied;
   }
 
   get id(): string {
-    this.#check("id");
-    return readId(this.#bytes, this.start);
+    return readId(this.#lent("id"), this.#start);
   }
 
   get payload(): Uint8Array {
-    this.#check("payload");
-    if (this.copied) this.keepBytes();
-    return this.#bytes.subarray(this.start + payloadOffset, this.#end);
+    const bytes = this.#copied ? this.keep() : this.#lent("payload");
+    return bytes.subarray(this.#start + payloadOffset, this.#end);
   }
 
-  /** Gives the bytes a place of their own. */
-  keepBytes(): void {
-    if (this.#kept) return;
-    this.#kept = true;
-    this.#bytes = this.#bytes.slice(this.start, this.#end);
-    this.view = new DataView(this.#bytes.buffer);
-    this.#end -= this.start;
-    this.start = 0;
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    return this.#abort.signal;
   }
 
-  #check(field: string): void {
-    if (!this.over) return;
+  /** Aborts the signal. */
+  cut(reason: unknown): void {
+    this.#abort ??= new AbortController();
+    this.#abort.abort(reason);
+  }
+
+  /** The loan is over. */
+  settle(): void {
+    this.#bytes = null;
+  }
+
+  /** Gives the packet a place of its own, and returns it. */
+  keep(): Uint8Array {
+    const bytes = this.#lent("payload");
+    if (!this.#copied) return bytes;
+    this.#copied = false;
+    this.#bytes = bytes.slice(this.#start, this.#end);
+    this.#end -= this.#start;
+    this.#start = 0;
+    return this.#bytes;
+  }
+
+  #lent(field: string): Uint8Array {
+    if (this.#bytes !== null) return this.#bytes;
     throw new TypeError(
       `Cannot read ${field}: its handler has settled, and the bytes are in use again; copy it before`,
     );
   }
+}
+
+/** A SUBMIT whose handler has not settled. */
+class PacketCall extends Call {
+  readonly submit: SubmitRequest;
+  /** Where the packet lies. */
+  readonly view: DataView;
+  readonly start: number;
+
+  constructor(submit: SubmitRequest, view: DataView, start: number) {
+    super();
+    this.submit = submit;
+    this.view = view;
+    this.start = start;
+  }
+
+  override cut(reason: unknown): void {
+    this.submit.cut(reason);
+  }
+}
+
+function viewOf({ buffer }: Uint8Array): DataView {
+  return new DataView(buffer);
 }
 
 /** The connection as handlers see it, and its session. */
