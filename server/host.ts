@@ -157,6 +157,8 @@ export class Host implements Server {
   readonly #unready = new Set<Socket>();
   readonly #placeFreed: (() => void)[] = [];
   #stopping: Promise<DrainReport> | null = null;
+  // Set once the server is cut: who comes to be served then, from a place that was waited for, is cut too.
+  #aborted: { readonly reason: unknown } | null = null;
   #drained: (() => void) | null = null;
 
   constructor(
@@ -282,7 +284,7 @@ export class Host implements Server {
     }
     this.#refuse(
       socket,
-      socket.remoteAddr,
+      addressOf(socket),
       new LimitError("The server is full", "maxConnections", maxConnections),
     );
   }
@@ -293,7 +295,10 @@ export class Host implements Server {
     let address = "";
     try {
       let remoteAddr = socket.remoteAddr, bytes: ByteSocket = socket;
-      if ("setNoDelay" in socket) (socket as Deno.TcpConn).setNoDelay(true);
+      if ("setNoDelay" in socket) {
+        (socket as Deno.TcpConn).setNoDelay(true);
+        (socket as Deno.TcpConn).setKeepAlive(true);
+      }
       if (!endpoint.plain) {
         this.#unready.add(socket);
         try {
@@ -340,7 +345,8 @@ export class Host implements Server {
     this.counts.connectionsOpen++;
     this.ticker.add(service);
     this.emit({ type: "opened", connection: number, remoteAddr });
-    if (this.#stopping) service.drain();
+    if (this.#aborted !== null) connection.abort(this.#aborted.reason);
+    else if (this.#stopping) service.drain();
     await service.run();
     const reason = await connection.closed;
     this.ticker.delete(service);
@@ -359,7 +365,6 @@ export class Host implements Server {
 
   async #shutdown(): Promise<DrainReport> {
     const { answered, cut } = this.counts, { drainTimeoutMs } = this.limits;
-    // A place that is waited for is not going to be given.
     await Promise.all(this.#acceptors.map((acceptor) => acceptor.settle()));
     for (const acceptor of this.#acceptors) acceptor.close();
     this.emit({ type: "draining", connectionsOpen: this.counts.connectionsOpen });
@@ -388,6 +393,7 @@ export class Host implements Server {
   }
 
   #abort(reason: unknown): void {
+    this.#aborted = { reason };
     for (const acceptor of this.#acceptors) acceptor.close();
     for (const connection of this.#services.values()) connection.abort(reason);
     this.shutdown();
