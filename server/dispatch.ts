@@ -25,6 +25,11 @@ export abstract class Dispatch implements Service, FrameConsumer {
   protected readonly connection: Connection;
   protected readonly number: number;
   protected readonly calls: Calls;
+  /**
+   * Whether handlers hold another slab than the one that is being taken from, so that what lies in this one must not
+   * hold it too. It cannot change while frames are taken.
+   */
+  protected pinned = false;
   /** The number of the last chunk whose frames still reach the handler. */
   #lastChunk = Infinity;
   #flushing = false;
@@ -99,6 +104,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
   take(batch: FrameBatch, from: number, slab: Slab): number {
     const { calls } = this, { maxInFlight } = this.host.limits;
     const draining = this.connection.chunksTaken >= this.#lastChunk;
+    this.pinned = this.connection.pinned;
     for (let index = from; index < batch.count; index++) {
       if (calls.count >= maxInFlight || this.#close !== null) return index;
       if (!this.takeFrame(batch, index, slab, draining)) return index;

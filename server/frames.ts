@@ -60,7 +60,7 @@ export class FrameDispatch extends Dispatch {
     if (waiting || this.connection.out.pendingBytes > outboundHighWaterBytes) {
       return false;
     }
-    const lent = batch.bytesOf(index) === batch.chunk && !this.connection.pinned;
+    const lent = batch.bytesOf(index) === batch.chunk && !this.pinned;
     const call = new FrameCall(
       lent || batch.bytesOf(index) !== batch.chunk ? batch.frame(index) : batch.frame(index).slice(),
     );

@@ -179,7 +179,7 @@ export class PacketDispatch extends Dispatch {
   #call(bytes: Uint8Array, view: DataView, start: number, end: number, slab: Slab | null): void {
     this.host.counts.handled++;
     // Where other handlers hold a slab already, this one's bytes must not hold another.
-    const copied = slab !== null && this.connection.pinned;
+    const copied = slab !== null && this.pinned;
     const submit = new SubmitRequest(bytes, start, end, copied);
     let outcome: SubmitResult | PromiseLike<SubmitResult>;
     try {

@@ -144,7 +144,7 @@ export async function dial(options: DialOptions, format: FrameFormat): Promise<D
 
 /** @throws {RangeError} If a time is not above 0. */
 export function positive(field: string, ms: number): void {
-  if (!(ms > 0)) throw new RangeError(`${field} must be above 0, and is ${ms}`);
+  if (!(typeof ms === "number" && ms > 0)) throw new RangeError(`${field} must be above 0, and is ${ms}`);
 }
 
 async function open(

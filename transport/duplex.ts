@@ -123,27 +123,28 @@ export interface ChunkSource {
  */
 export function chunksOf(socket: ByteSocket, source: ChunkSource): ReadableStream<Uint8Array> {
   const sizing = new SlabSizing(), { slabs } = source;
-  const read = (controller: ReadableStreamDefaultController<Uint8Array>) => {
-    const slab = sizing.next(slabs);
-    return socket.read(slab.bytes).then((count) => {
-      if (count === null) {
-        end(controller, slab, null);
-      } else {
-        source.arrived(slab, count);
-        sizing.learn(slabs, slab, count);
-        controller.enqueue(slab.bytes.subarray(0, count));
-      }
-    }, (error) => end(controller, slab, error));
+  let chunks: ReadableStreamDefaultController<Uint8Array>, slab: Slab;
+  // One read at a time, so these need not be made for each.
+  const read = () => {
+    slab = sizing.next(slabs);
+    return socket.read(slab.bytes).then(arrived, end);
   };
-  const end = (controller: ReadableStreamDefaultController<Uint8Array>, slab: Slab, error: unknown) => {
+  const arrived = (count: number | null) => {
+    if (count === null) return end(null);
+    source.arrived(slab, count);
+    sizing.learn(slabs, slab, count);
+    chunks.enqueue(slab.bytes.subarray(0, count));
+  };
+  const end = (error: unknown) => {
     slabs.release(slab);
     source.ended(error);
-    controller.close();
+    chunks.close();
   };
   return new ReadableStream<Uint8Array>({
-    pull: (controller) => {
+    start: (controller) => void (chunks = controller),
+    pull: () => {
       const wait = source.slabFree();
-      return wait === null ? read(controller) : wait.then(() => read(controller));
+      return wait === null ? read() : wait.then(read);
     },
   }, { highWaterMark: 0 });
 }

@@ -43,6 +43,9 @@ export class Outbox {
   #used = 0;
   #nextLength = 0;
   #writing = false;
+  // What is being written, and how much of it was accepted.
+  #segment: Segment | undefined = undefined;
+  #at = 0;
   #ended = false;
   // In order of their offsets, since they wait for the end of what was queued when they came.
   readonly #waiters = new Fifo<Waiter>();
@@ -155,34 +158,48 @@ export class Outbox {
     for (let segment; (segment = this.#queue.shift()) !== undefined;) this.#release(segment);
   }
 
-  async #write(): Promise<void> {
-    let segment: Segment | undefined;
-    try {
-      while ((segment = this.#next()) !== undefined) {
-        for (let at = 0; at < segment.length;) {
-          this.offeredBytes = this.acceptedBytes + segment.length - at;
-          const whole = at === 0 && segment.length === segment.bytes.length;
-          const count = await this.#socket.write(
-            whole ? segment.bytes : segment.bytes.subarray(at, segment.length),
-          );
-          at += count;
-          this.acceptedBytes += count;
-          if (this.#waiters.length > 0 || this.#low.length > 0) this.#wake();
-          if (this.error !== null) throw this.error;
-        }
-        this.#release(segment);
-      }
-      this.#writing = false;
-    } catch (error) {
-      this.#writing = false;
-      if (segment !== undefined) this.#release(segment);
-      const cause = this.error ?? error;
-      this.error = null; // lets fail() give back the slabs that waited behind this write
-      this.fail(cause);
-      this.#onError(cause);
-    } finally {
-      this.#quiet?.resolve();
-    }
+  // Callbacks rather than an async function: one is entered for each write, and the write is all there is to a batch
+  // of answers.
+  #write(): void {
+    const segment = this.#next();
+    this.#segment = segment;
+    this.#at = 0;
+    if (segment === undefined) this.#rest();
+    else this.#offer(segment);
+  }
+
+  /** Gives the socket what is left of a segment. */
+  #offer({ bytes, length }: Segment): void {
+    const at = this.#at;
+    this.offeredBytes = this.acceptedBytes + length - at;
+    const whole = at === 0 && length === bytes.length;
+    this.#socket.write(whole ? bytes : bytes.subarray(at, length)).then(this.#written, this.#failed);
+  }
+
+  readonly #written = (count: number): void => {
+    const segment = this.#segment!;
+    this.#at += count;
+    this.acceptedBytes += count;
+    if (this.#waiters.length > 0 || this.#low.length > 0) this.#wake();
+    if (this.error !== null) return this.#failed(this.error);
+    if (this.#at < segment.length) return this.#offer(segment);
+    this.#release(segment);
+    this.#write();
+  };
+
+  readonly #failed = (error: unknown): void => {
+    const cause = this.error ?? error;
+    if (this.#segment !== undefined) this.#release(this.#segment);
+    this.#segment = undefined;
+    this.#rest();
+    this.error = null; // lets fail() give back the slabs that waited behind this write
+    this.fail(cause);
+    this.#onError(cause);
+  };
+
+  #rest(): void {
+    this.#writing = false;
+    this.#quiet?.resolve();
   }
 
   #next(): Segment | undefined {
