@@ -106,9 +106,10 @@ export async function connect(options: ConnectOptions = {}): Promise<Client> {
   positive("requestTimeoutMs", requestTimeoutMs);
   positive("drainTimeoutMs", drainTimeoutMs);
   return await Client.open({
-    dial: options,
+    // Copies: what the caller does with its object later is its own business.
+    dial: { ...options },
     format: submitFormat(maxFrameLength),
-    tries: new Tries(options.servers ?? [options], options.reconnect ?? {}),
+    tries: new Tries((options.servers ?? [options]).map(({ ...server }) => server), options.reconnect ?? {}),
     dialect,
     window,
     session: name === undefined ? null : typeof name === "string" ? new TextEncoder().encode(name) : name,

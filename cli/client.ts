@@ -111,25 +111,27 @@ async function connected(open: typeof connect, options: ConnectOptions): Promise
     return await open(options);
   } catch (error) {
     if (error instanceof ConnectError) {
-      throw new ProgramError(`${lowerFirst(error.message)}; ${advice(error)}`, 2);
+      throw new ProgramError(`${lowerFirst(error.message)}; ${advice(error, options)}`, 2);
     }
     if (error instanceof Deno.errors.NotCapable) {
-      throw new ProgramError("cannot connect: Deno does not permit it; run it with deno run -N", 2);
+      const needs = options.path === undefined ? "-N" : "-N -R -W";
+      throw new ProgramError(`cannot connect: Deno does not permit it; run it with deno run ${needs}`, 2);
     }
     throw error;
   }
 }
 
-function advice({ code }: ConnectError): string {
+function advice({ code, message }: ConnectError, { path }: ConnectOptions): string {
+  const where = path === undefined ? "--hostname and --port" : "--unix";
   switch (code) {
     case "refused":
-      return "start the server first, or see --hostname and --port";
+      return `start the server first, or see ${where}`;
     case "name-not-found":
       return "see --hostname";
     case "session-refused":
-      return "see --name";
+      return "see --name and --token-file";
     default:
-      return "see --hostname, --port and --dialect";
+      return /certificate/.test(message) ? "see --ca and --hostname" : `see ${where}, --tls and --dialect`;
   }
 }
 
@@ -147,7 +149,8 @@ async function* input(client: Client, report: Report, maxLength: number): AsyncG
       lines.next(),
       new Promise<null>((resolve) => wake = () => resolve(null)),
     ]);
-    if (next === null || next.done) return;
+    if (next?.done) return;
+    if (next === null) break;
     const batch: Uint8Array[] = [];
     for (const line of next.value) {
       if (line instanceof LongLineError) {
@@ -161,6 +164,7 @@ async function* input(client: Client, report: Report, maxLength: number): AsyncG
     }
     if (batch.length > 0) yield batch;
   }
+  report.cutShort();
 }
 
 /** Prints what became of the requests, as it becomes known. */
@@ -168,13 +172,14 @@ class Report {
   readonly #output = new Output(Deno.stdout);
   #failed = 0;
   #skipped = 0;
+  #cut = false;
 
   async add(answers: Answer[]): Promise<void> {
     let text = "";
-    for (const { id, outcome, result } of answers) {
+    for (const { id, outcome, result, error } of answers) {
       if (outcome !== "accepted") this.#failed++;
       if (result !== null) text += `${id} ${result}\n`;
-      else logLine(`client: ${id || "a message"} got no answer: ${outcome}`);
+      else logLine(`client: ${id || "a message"} got no answer: ${outcome}${why(error)}`);
     }
     if (text !== "") await this.#output.write(text);
   }
@@ -184,12 +189,26 @@ class Report {
     logLine(`client: ${error.message}; see --max-frame-length`);
   }
 
+  /** The connection ended before the input did. */
+  cutShort(): void {
+    this.#cut = true;
+    logLine("client: the connection ended before the input; the rest of it is not read");
+  }
+
   /** Says what is left to say, and gives the exit status. */
   finish(ended: boolean): number {
     if (this.#failed > 0) logLine(`client: ${this.#failed} not accepted`);
     if (this.#skipped > 0) logLine(`client: ${this.#skipped} not sent`);
-    return ended && this.#failed + this.#skipped === 0 ? 0 : 1;
+    return ended && !this.#cut && this.#failed + this.#skipped === 0 ? 0 : 1;
   }
+}
+
+/** The cause of a request's failure, where it is the request's own. */
+function why(error: Error | undefined): string {
+  const cause = error?.cause;
+  return cause instanceof Error && (cause.name === "FrameError" || cause.name === "LimitError")
+    ? ` (${lowerFirst(cause.message)})`
+    : "";
 }
 
 function isBye(line: Uint8Array): boolean {

@@ -174,6 +174,8 @@ export class Client implements AsyncDisposable {
   #draining = false;
   // Whether the connection has brought an answer to a SUBMIT: a server that only accepts is no server.
   #answered = false;
+  // The tick from which on a connection has lasted long enough to count as one, answers or none.
+  #provenAt = 0;
   // The CONN under way.
   #conn: { readonly serial: number; readonly answered: (result: number) => void } | null = null;
   // Ends the pause before a try.
@@ -384,6 +386,7 @@ export class Client implements AsyncDisposable {
   #write(request: Request): void {
     this.#put(this.#submitCode, request.serial, request.payload);
     request.sentAt = this.#link!.connection.out.queuedBytes;
+    request.sentTick = this.#ticker.now;
   }
 
   #put(command: number, serial: number, payload: Uint8Array): void {
@@ -424,6 +427,7 @@ export class Client implements AsyncDisposable {
   #dropOver(): void {
     this.#waiting.retain(({ request }) => !request.over);
     this.#overWaiting = 0;
+    this.#changed?.();
   }
 
   /** Frees the place of a request that nobody waits for any more; where it was sent, its answer will be late. */
@@ -443,10 +447,13 @@ export class Client implements AsyncDisposable {
     this.#timedOut++;
     const id = request.serial === 0 ? "" : serialId(request.serial);
     this.#emit({ type: "limit", limit: error.limit, value: error.value, id });
-    const outcome = this.#isUnsent(request) ? "unsent" : "unknown";
+    // What lies in the outbox will still be written: only what is not there is unsent.
+    const outcome = request.sentAt === Infinity && this.#isUnsent(request) ? "unsent" : "unknown";
     this.#bury(request);
     this.#fail(request, outcome, `no answer within ${requestTimeoutMs} ms`, error);
     if (connection === undefined || request.sentAt === Infinity) return;
+    // One that spent its time in the queue says nothing about the link.
+    if (this.#ticker.now - request.sentTick + 1 < this.#ticker.ticks(requestTimeoutMs)) return;
     // Those that were sent together time out together: they count once.
     if (this.#ticker.now === this.#tickOfTimeout) return;
     const dead = connection.bytesRead === this.#bytesAtTimeout;
@@ -495,13 +502,13 @@ export class Client implements AsyncDisposable {
       } else if (request === undefined) {
         this.#takeStray(readId(bytes, start), serial, readResult(bytes, start));
       } else {
-        this.#answered = true;
         const answer = answerTo(serial, readResult(bytes, start));
         if (answer.outcome === "unsent" && this.#config.tries.any) {
           // The server is on its way to stop. It goes out again on the next connection, from its place.
           request.sentAt = Infinity;
           continue;
         }
+        this.#answered = true;
         this.#pending.delete(serial);
         this.#counts[answer.outcome]++;
         request.answered(answer);
@@ -566,6 +573,7 @@ export class Client implements AsyncDisposable {
     this.#answered = false;
     this.#ready = true;
     this.#bytesAtTimeout = -1;
+    this.#provenAt = this.#ticker.after(tries.maxDelayMs);
     lost.then((reason) => this.#lost(reason));
     for (const request of this.#pending.values()) {
       this.#resent++;
@@ -611,7 +619,8 @@ export class Client implements AsyncDisposable {
 
   /** The connection is gone: settles what cannot be sent again, and tries for another where that may help. */
   #lost(reason: CloseReason): void {
-    if (this.#answered) this.#config.tries.succeeded();
+    if (this.#answered || this.#ticker.now >= this.#provenAt) this.#config.tries.succeeded();
+    else this.#config.tries.failed();
     const again = this.#config.tries.any && !this.#closing && !fatal.has(reason.code);
     for (const request of [...this.#pending.values()]) {
       const unsent = this.#isUnsent(request);

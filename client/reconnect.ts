@@ -20,7 +20,8 @@ export class Tries {
   readonly #servers: readonly ServerAddress[];
   readonly #maxAttempts: number;
   readonly #minDelayMs: number;
-  readonly #maxDelayMs: number;
+  /** The longest pause. */
+  readonly maxDelayMs: number;
   #server = 0;
   #attempts = 0;
 
@@ -36,7 +37,7 @@ export class Tries {
     this.#servers = servers;
     this.#maxAttempts = maxAttempts;
     this.#minDelayMs = minDelayMs;
-    this.#maxDelayMs = maxDelayMs;
+    this.maxDelayMs = maxDelayMs;
   }
 
   /** Whether it reconnects at all. */
@@ -68,7 +69,7 @@ export class Tries {
   next(): { attempt: number; delayMs: number } | null {
     if (this.#attempts >= this.#maxAttempts) return null;
     const attempt = ++this.#attempts,
-      most = Math.min(this.#maxDelayMs, this.#minDelayMs * 2 ** (attempt - 2));
+      most = Math.min(this.maxDelayMs, this.#minDelayMs * 2 ** (attempt - 2));
     return { attempt, delayMs: attempt === 1 ? 0 : Math.round(most * (0.5 + Math.random() / 2)) };
   }
 }

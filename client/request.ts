@@ -69,6 +69,8 @@ export abstract class Request {
   serial = 0;
   /** How many bytes the socket must have accepted for the whole of it to be sent; Infinity where it is unsent. */
   sentAt = Infinity;
+  /** The tick at which it was sent. */
+  sentTick = 0;
   /** Whether nobody waits any more. */
   over = false;
   /** Whether an earlier connection may have taken it to the server, so that it is unknown for ever. */

@@ -120,7 +120,10 @@ Deno.test("client.ts ends with status 2 when its session is refused", async () =
   await peer.readExactly(request(0x01, idOf(1), "gauge 7").length);
   await peer.write(ackFrame(1, 9, 0x81));
   assertEquals(await client.exit(), 2);
-  assertStringIncludes(client.stderr, "the server refused the session with result 9; see --name\n");
+  assertStringIncludes(
+    client.stderr,
+    "the server refused the session with result 9; see --name and --token-file\n",
+  );
 });
 
 Deno.test("client.ts --window sends no more than that before it is answered", async () => {
@@ -227,4 +230,29 @@ Deno.test("client.ts and server.ts take a million lines through in bounded memor
   assertEquals(client.stdoutLines.length, 1_000_000);
   assertEquals(new Set(client.stdoutLines).size, 1_000_000);
   assertLess(growthKiB, 64 * 1024);
+});
+
+Deno.test("client.ts says that the rest of the input is not read when the server ends before it", async () => {
+  await using met = await meet();
+  const { client, peer } = met;
+  await client.type("one\n");
+  await peer.readExactly(16);
+  await peer.write(ackFrame(1));
+  await client.says("00000001 0\n");
+  await peer.closeWrite();
+  assertEquals(await client.exit(), 1);
+  assertEquals(
+    [client.stdout, client.stderr],
+    ["00000001 0\n", "client: the connection ended before the input; the rest of it is not read\n"],
+  );
+});
+
+Deno.test("client.ts says why a message was not sent when it fits no frame", async () => {
+  await using met = await meet("--max-frame-length", "20", "short", "12345678");
+  const { client, peer } = met;
+  assertEquals(await peer.readToEnd(), submitFrame(1, "short"));
+  await peer.write(ackFrame(1));
+  await peer.closeWrite();
+  assertEquals(await client.exit(), 1);
+  assertStringIncludes(client.stderr, "its length 21 exceeds maxFrameLength 20");
 });

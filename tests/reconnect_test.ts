@@ -490,7 +490,8 @@ Deno.test("Client.close ends at once when a dial gets no answer", async () => {
   });
   server[Symbol.dispose]();
   peer[Symbol.dispose]();
-  await events.times("reconnecting", 2);
+  // The server that was lost without an answer is followed by the next one.
+  await events.times("reconnecting");
   await turn(20);
   assertEquals((await within(client.close(), "the client is closed")).code, "closed");
   assert(one.localAddr !== two.localAddr);
@@ -693,4 +694,100 @@ Deno.test("onEvent hurts nobody when it throws", async () => {
   await client.close();
   // Connected, lost, trying, connected, lost, closed.
   assertEquals(client.stats().listenerErrors, 6);
+});
+
+// What is told must be true, and what is due must end
+
+Deno.test("requestTimeoutMs says unknown of a request that waits in the outbox, since it still leaves", async () => {
+  using server = new RawServer();
+  const options = { window: 64, requestTimeoutMs: 100, writeTimeoutMs: 60_000, reconnect: false } as const;
+  const { client, peer } = await connected(server, options);
+  using _peer = peer;
+  // The peer reads nothing: what the kernel does not take waits in the outbox.
+  const submits = Array.from({ length: 30 }, (_, i) => client.submit(marked(i, 400_000)));
+  const outcomes = await within(
+    Promise.all(submits.map((submit) => submit.catch((error: SubmitError) => [error.id, error.outcome]))),
+    "all time out",
+  );
+  const unsent = new Set(
+    outcomes.map((outcome) => outcome as [string, string]).flatMap(([id, outcome]) => {
+      return outcome === "unsent" && id !== "" ? [id] : [];
+    }),
+  );
+  assertEquals(unsent.size, 0);
+  await client.close();
+});
+
+for (const how of ["times out", "is cancelled"] as const) {
+  Deno.test(`Client.end() resolves when the last request ${how} while there is no connection`, async () => {
+    using server = new RawServer();
+    const requestTimeoutMs = how === "times out" ? 100 : 30_000, control = new AbortController();
+    const { client, peer, events } = await connected(server, { reconnect: never, requestTimeoutMs });
+    // Two losses: the first try after one comes at once, the second after a pause that outlasts the test.
+    peer[Symbol.dispose]();
+    (await accepted(server))[Symbol.dispose]();
+    await events.times("disconnected", 2);
+    const last = client.submit("x", { signal: control.signal }).catch(() => {});
+    const ended = client.end();
+    if (how === "is cancelled") control.abort();
+    await within(last, "the request is over");
+    await within(ended, "the end", 5000);
+  });
+}
+
+Deno.test("Client pauses between its tries when a server answers 4 and closes at once", async () => {
+  using server = new RawServer();
+  const { client, peer, events } = await connected(server, {
+    reconnect: { minDelayMs: 50, maxDelayMs: 100 },
+  });
+  const lost = client.submit("x").catch((error: SubmitError) => error.outcome);
+  let connections = 1;
+  const answer4 = async (peer: RawPeer) => {
+    const { id } = await readRequest(peer);
+    await peer.write(ackFrame(Number(id), 4));
+    await peer.closeWrite();
+    await peer.readToEnd().catch(() => {});
+    peer[Symbol.dispose]();
+  };
+  await answer4(peer);
+  for (; connections < 4; connections++) await answer4(await accepted(server));
+  const pauses = events.items.flatMap((event) => event.type === "reconnecting" ? [event.delayMs] : []);
+  assertEquals(pauses[0], 0);
+  assert(pauses.slice(1).every((pause) => pause >= 25), `pauses of ${pauses} ms`);
+  await client.close();
+  assertEquals(await within(lost, "an outcome"), "unsent");
+});
+
+Deno.test("Client goes to the next server when one accepts and hangs up", async () => {
+  using bad = new RawServer(), good = new RawServer();
+  const { client, peer } = await connected(bad, {
+    servers: [{ port: bad.port }, { port: good.port }],
+    reconnect: soon,
+  });
+  await using _ = client;
+  const submitted = client.submit("x", { idempotent: true });
+  await readRequest(peer);
+  peer[Symbol.dispose]();
+  using other = await accepted(good);
+  const { id } = await readRequest(other);
+  await other.write(ackFrame(Number(id)));
+  assertEquals((await within(submitted, "the answer")).outcome, "accepted");
+  await other.closeWrite();
+});
+
+Deno.test("connect keeps to the options as they were when its caller changes them", async () => {
+  using first = new RawServer(), second = new RawServer();
+  const options: ConnectOptions = { port: first.port, poison: true, reconnect: soon, drainTimeoutMs: 100 };
+  const connecting = connect(options);
+  const peer = await accepted(first);
+  await using client = await within(connecting, "connected");
+  options.port = second.port;
+  const submitted = client.submit("x", { idempotent: true });
+  await readRequest(peer);
+  peer[Symbol.dispose]();
+  using again = await accepted(first);
+  const { id } = await readRequest(again);
+  await again.write(ackFrame(Number(id)));
+  assertEquals((await within(submitted, "the answer")).outcome, "accepted");
+  await again.closeWrite();
 });

@@ -405,7 +405,7 @@ for (
       ["--cert", path("localhost.pem")],
       ["-N", "-R"],
       2,
-      /--cert and (--)?key/,
+      /--cert and its key/,
     ],
     [
       "--cert names no file",

@@ -86,7 +86,7 @@ export interface DialOptions extends ServerAddress {
   alpnProtocols?: string[];
   /** Gives up connecting when it is aborted. Once connected, it does nothing. */
   signal?: AbortSignal;
-  /** How long to wait for a connection: its TLS handshake, and its session where one is asked for. @default {10_000} */
+  /** How long to wait for a connection, TLS included, and as long again for a session. @default {10_000} */
   connectTimeoutMs?: number;
   /** How long the server may accept no byte of what is pending, before it is given up. @default {30_000} */
   writeTimeoutMs?: number;

@@ -69,7 +69,7 @@ export function listen(options: ListenAddress, handshakeTimeoutMs: number): Endp
   } = options;
   inRange("port", port, 0, 65_535);
   if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError("cert and key must be given together");
+    throw new TypeError("cert and its key must be given together");
   }
   if (cert !== undefined && proxyFrom !== undefined) {
     throw new TypeError(
