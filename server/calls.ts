@@ -28,6 +28,7 @@ export class Calls {
   readonly #handlerTimeoutMs: number;
   readonly #counts: { inFlight: number; cut: number };
   readonly #onTimeout: (call: Call) => void;
+  #lost: { readonly reason: unknown } | null = null;
   #first: Call | null = null;
   #last: Call | null = null;
   #changed: PromiseWithResolvers<void> | null = null;
@@ -59,6 +60,7 @@ export class Calls {
     else this.#last.next = call;
     this.#last = call;
     this.count++;
+    if (this.#lost !== null) this.cutAll(this.#lost.reason);
   }
 
   /** The handler is not waited for any more, and its place is free. Its bytes stay until {@linkcode Calls.settled}. */
@@ -115,6 +117,7 @@ export class Calls {
 
   /** Cuts all calls: nobody is left to be answered. */
   cutAll(reason: unknown): void {
+    this.#lost ??= { reason };
     this.#counts.cut += this.count;
     while (this.#first !== null) this.#cut(this.#first, reason);
   }

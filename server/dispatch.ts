@@ -106,7 +106,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
     const draining = this.connection.chunksTaken >= this.#lastChunk;
     this.pinned = this.connection.pinned;
     for (let index = from; index < batch.count; index++) {
-      if (calls.count >= maxInFlight || this.#close !== null) return index;
+      if (calls.count >= maxInFlight || this.#close !== null || !this.connection.open) return index;
       if (!this.takeFrame(batch, index, slab, draining)) return index;
     }
     return batch.count;

@@ -46,10 +46,16 @@ export class FrameDispatch extends Dispatch {
   }
 
   override ready(): Promise<void> | null {
+    if (this.calls.count === 0) this.#drop();
     // Replies that wait for an earlier one are bounded in number as handlers are, and in bytes as what is pending is.
     const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
     const room = this.#replies.length < maxInFlight && this.#waitingBytes <= outboundHighWaterBytes;
     return room ? super.ready() : this.roomLater();
+  }
+
+  protected override async idle(): Promise<void> {
+    await super.idle();
+    this.#drop();
   }
 
   override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
@@ -124,6 +130,15 @@ export class FrameDispatch extends Dispatch {
     if (due === 0) return;
     this.#replies.splice(0, due);
     this.flushSoon();
+  }
+
+  /** Replies that wait with no handler running were cut: nobody is left to get them. */
+  #drop(): void {
+    for (const call of this.#replies.splice(0)) {
+      call.done = true;
+      this.calls.settled(call);
+    }
+    this.#waitingBytes = 0;
   }
 
   #send(call: FrameCall, reply: FrameReply): void {

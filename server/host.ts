@@ -159,6 +159,8 @@ export class Host implements Server {
   #stopping: Promise<DrainReport> | null = null;
   // Set once the server is cut: who comes to be served then, from a place that was waited for, is cut too.
   #aborted: { readonly reason: unknown } | null = null;
+  // Set at drainTimeoutMs.
+  #overdue = false;
   #drained: (() => void) | null = null;
 
   constructor(
@@ -276,7 +278,10 @@ export class Host implements Server {
     const { maxConnections, whenFull } = this.limits;
     this.counts.connectionsAccepted++;
     const number = this.counts.connectionsAccepted;
-    if (this.#places < maxConnections) return void this.#occupy(socket, endpoint, number);
+    if (this.#places < maxConnections) {
+      this.#places++;
+      return void this.#occupy(socket, endpoint, number);
+    }
     if (whenFull === "wait") {
       this.limitReached(null, "maxConnections", maxConnections);
       return new Promise<void>((resolve) => this.#placeFreed.push(resolve))
@@ -291,7 +296,6 @@ export class Host implements Server {
 
   /** Serves a socket that has a place, and gives the place back. */
   async #occupy(socket: Socket, endpoint: Endpoint, number: number): Promise<void> {
-    this.#places++;
     let address = "";
     try {
       let remoteAddr = socket.remoteAddr, bytes: ByteSocket = socket;
@@ -325,9 +329,9 @@ export class Host implements Server {
       const others = (this.#byAddress.get(address) ?? 1) - 1;
       if (others > 0) this.#byAddress.set(address, others);
       else this.#byAddress.delete(address);
-      this.#places--;
-      this.#placeFreed.shift()?.();
-      if (this.#places === 0) this.#drained?.();
+      const next = this.#placeFreed.shift();
+      if (next !== undefined) next(); // the place is handed over
+      else if (--this.#places === 0) this.#drained?.();
     }
   }
 
@@ -346,6 +350,7 @@ export class Host implements Server {
     this.ticker.add(service);
     this.emit({ type: "opened", connection: number, remoteAddr });
     if (this.#aborted !== null) connection.abort(this.#aborted.reason);
+    else if (this.#overdue) this.#exceedDrain(connection);
     else if (this.#stopping) service.drain();
     await service.run();
     const reason = await connection.closed;
@@ -374,12 +379,9 @@ export class Host implements Server {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#drained = resolve;
       using _deadline = after(drainTimeoutMs, () => {
+        this.#overdue = true;
         for (const connection of this.#services.values()) {
-          connection.exceed(
-            "The connection does not end while the server stops",
-            "drainTimeoutMs",
-            drainTimeoutMs,
-          );
+          this.#exceedDrain(connection);
         }
       });
       await promise;
@@ -390,6 +392,11 @@ export class Host implements Server {
     this.emit({ type: "drained", report });
     this.#finished.resolve();
     return report;
+  }
+
+  #exceedDrain(connection: Connection): void {
+    const what = "The connection does not end while the server stops";
+    connection.exceed(what, "drainTimeoutMs", this.limits.drainTimeoutMs);
   }
 
   #abort(reason: unknown): void {

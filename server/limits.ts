@@ -11,7 +11,7 @@ export interface ConnectionLimitOptions {
   maxConnectionsPerAddress?: number;
   /**
    * What becomes of a connection over `maxConnections`: it is accepted and closed at once, or waits in the kernel's
-   * backlog. @default {"refuse"}
+   * backlog (one for each listener: accepted, unread). @default {"refuse"}
    */
   whenFull?: "refuse" | "wait";
   /** Bytes that wait to be accepted by one peer beyond which its requests are not read. @default {1_048_576} */
@@ -28,7 +28,10 @@ export interface ConnectionLimitOptions {
    * drip in do not begin it anew; time in which this side does not read is not counted. @default {30_000}
    */
   frameTimeoutMs?: number;
-  /** How long no byte may move either way while no handler runs and nothing is pending. @default {600_000} */
+  /**
+   * How long no byte may move either way while no handler of a request runs and nothing is pending. A connection
+   * handler of `serveConnections` does not count. @default {600_000}
+   */
   idleTimeoutMs?: number;
   /** How long no byte may be accepted by a peer that answers wait for, before it is cut. @default {30_000} */
   writeTimeoutMs?: number;

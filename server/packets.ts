@@ -16,7 +16,7 @@ export interface Submit {
    * What was submitted: a view of the server's memory that is valid until the handler settles. Copy what you keep
    * (`payload.slice()`).
    *
-   * @throws {TypeError} If it is first asked for after the handler has settled.
+   * @throws {TypeError} If it is asked for after the handler has settled, as `id` does.
    */
   readonly payload: Uint8Array;
   /** Aborted when the answer is not waited for any more: the handler took too long, or the connection is gone. */
@@ -221,7 +221,7 @@ export class PacketDispatch extends Dispatch {
     else if (typeof result !== "number" || (result & 0xff) !== result) {
       result = this.#reported(noResult(result));
     }
-    this.host.counts.answered++;
+    if (!this.connection.out.ended) this.host.counts.answered++;
     this.#acknowledge(this.#submitAck, request, start, result);
   }
 

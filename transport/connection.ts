@@ -175,6 +175,7 @@ export class Connection {
         if (this.#readSlabs < maxReadSlabs) return null;
         return new Promise((resolve) => this.#slabFreed = resolve);
       },
+      discards: () => this.#discarded !== null,
       arrived: (slab, count) => {
         this.bytesRead += count;
         this.#chunksRead++;
@@ -206,6 +207,11 @@ export class Connection {
   /** Whether the socket is still there. */
   get open(): boolean {
     return this.#open;
+  }
+
+  /** What cut the connection, or null. */
+  get closeError(): unknown {
+    return this.#closeError;
   }
 
   /** Aborted when the connection is closed, for whatever reason; the reason's error is its reason. */
@@ -382,7 +388,7 @@ export class Connection {
       const what = `The peer accepts none of the ${pendingBytes} bytes that are pending`;
       return this.exceed(what, "writeTimeoutMs", limits.writeTimeoutMs);
     }
-    if (this.#heldBytes > 0) {
+    if (this.#heldBytes > 0 && !this.#stopped) {
       // A frame does not grow old while it is this side that does not read.
       if (!this.#reading) this.#frameStart++;
       const allowanceMs = Math.floor(this.#frameLength / frameAllowance.bytes) * frameAllowance.ms;
@@ -438,15 +444,16 @@ export class Connection {
     if (!this.#open) return;
     this.#open = false;
     this.#closeError = error;
+    // First of all: what is told below may close others, and the budget must not count on this one any more.
+    const held = this.#heldBytes;
+    this.#heldBytes = 0;
+    this.#options.budget?.changed(this, held, 0);
     this.stop();
     this.#slabFreed?.();
     this.#caughtUp?.resolve();
     this.#socket[Symbol.dispose]();
     this.out.fail(error ?? new Deno.errors.BadResource("The connection is closed"));
     this.#abort?.abort(error ?? undefined);
-    const held = this.#heldBytes;
-    this.#heldBytes = 0;
-    this.#options.budget?.changed(this, held, 0);
     this.out.quiet().then(() =>
       this.#closed.resolve({
         code,

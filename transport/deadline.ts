@@ -22,7 +22,7 @@ export class Ticker {
   readonly #ticking = new Set<Ticking>();
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  /** A deadline is met within a quarter of the shortest limit, and at the latest a second after it. */
+  /** Ticks in a quarter of the shortest limit, at most each second: a deadline is met two or three ticks late. */
   constructor(shortestLimitMs: number) {
     this.tickMs = Math.min(1000, Math.max(5, Math.ceil(shortestLimitMs / 4)));
   }

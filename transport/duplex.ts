@@ -82,7 +82,11 @@ export function duplex(socket: ByteSocket): Duplex {
     },
   }, { highWaterMark: 0 });
   const writable = new WritableStream<Uint8Array>({
-    start: (controller) => void (failWritable = (error) => controller.error(error)),
+    start: (controller) => {
+      failWritable = (error) => controller.error(error);
+      // The sink's abort() would wait for a write that is blocked.
+      controller.signal.addEventListener("abort", () => fail(controller.signal.reason));
+    },
     async write(chunk) {
       try {
         for (let at = 0; at < chunk.length;) at += await socket.write(chunk.subarray(at));
@@ -100,7 +104,6 @@ export function duplex(socket: ByteSocket): Duplex {
         throw error;
       }
     },
-    abort: fail,
   });
   return { readable, writable };
 }
@@ -111,6 +114,8 @@ export interface ChunkSource {
   readonly slabs: SlabPool;
   /** Resolves when there is a slab for one more read, or gives null where there is one now. */
   slabFree(): Promise<void> | null;
+  /** Whether what is read is thrown away. */
+  discards(): boolean;
   /** Called with the slab of each chunk, in the order of the chunks. */
   arrived(slab: Slab, count: number): void;
   /** Called once, with the error that ended reading, or null at the peer's FIN. */
@@ -133,7 +138,8 @@ export function chunksOf(socket: ByteSocket, source: ChunkSource): ReadableStrea
     if (count === null) return end(null);
     source.arrived(slab, count);
     sizing.learn(slabs, slab, count);
-    chunks.enqueue(slab.bytes.subarray(0, count));
+    // What nobody will see must not pile up in a decoder.
+    chunks.enqueue(slab.bytes.subarray(0, source.discards() ? 0 : count));
   };
   const end = (error: unknown) => {
     slabs.release(slab);
@@ -152,5 +158,6 @@ export function chunksOf(socket: ByteSocket, source: ChunkSource): ReadableStrea
 /** Whether an error of a socket says that its peer is gone. */
 export function isGone(error: unknown): boolean {
   return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BrokenPipe ||
-    error instanceof Deno.errors.ConnectionAborted || error instanceof Deno.errors.NotConnected;
+    error instanceof Deno.errors.ConnectionAborted || error instanceof Deno.errors.NotConnected ||
+    error instanceof Deno.errors.TimedOut;
 }

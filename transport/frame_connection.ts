@@ -117,8 +117,8 @@ export class FrameConnection implements AsyncDisposable {
     };
     try {
       await this.#connection.pump(consumer);
-      const { readError } = this.#connection;
-      this.#frames.end(readError);
+      const { readError, closeError } = this.#connection;
+      this.#frames.end(closeError ?? readError);
       if (readError !== null) this.#connection.failRead();
     } catch (error) {
       this.#frames.end(error);
@@ -127,10 +127,12 @@ export class FrameConnection implements AsyncDisposable {
 
   #take(batch: FrameBatch, from: number): number {
     // The chunk lies in a slab that will be used again: what is handed out for good is a copy of it.
-    const copy = batch.chunk.slice();
+    let copy: Uint8Array | null = null;
     for (let i = from; i < batch.count; i++) {
       const own = batch.bytesOf(i) !== batch.chunk;
-      this.#frames.give(own ? batch.frame(i) : copy.subarray(batch.startOf(i), batch.endOf(i)));
+      this.#frames.give(
+        own ? batch.frame(i) : (copy ??= batch.chunk.slice()).subarray(batch.startOf(i), batch.endOf(i)),
+      );
     }
     return batch.count;
   }

@@ -46,7 +46,7 @@ export class Outbox {
   // What is being written, and how much of it was accepted.
   #segment: Segment | undefined = undefined;
   #at = 0;
-  #ended = false;
+  #ending: Promise<void> | null = null;
   // In order of their offsets, since they wait for the end of what was queued when they came.
   readonly #waiters = new Fifo<Waiter>();
   readonly #low: { readonly bytes: number; readonly resolve: () => void }[] = [];
@@ -65,7 +65,7 @@ export class Outbox {
 
   /** Whether {@linkcode Outbox.end} was called or writing failed: what is put in now goes nowhere. */
   get ended(): boolean {
-    return this.#ended || this.error !== null;
+    return this.#ending !== null || this.error !== null;
   }
 
   /**
@@ -128,12 +128,14 @@ export class Outbox {
   }
 
   /** Writes all that was put in, then half-closes. Later calls wait for the same. */
-  async end(): Promise<void> {
-    const first = !this.ended;
-    this.#ended = true;
+  end(): Promise<void> {
+    return this.#ending ??= this.#end();
+  }
+
+  async #end(): Promise<void> {
     this.flush();
     await this.accepted();
-    if (first) await this.#socket.closeWrite();
+    await this.#socket.closeWrite();
   }
 
   /**

@@ -13,7 +13,7 @@ export class ProxyHeaderError extends Error {
 /** Whom the proxy speaks for; null where it speaks for itself (its health check, say). */
 export type ProxiedAddr = Deno.NetAddr | Deno.UnixAddr | null;
 
-/** Version 1: a line of at most 107 characters and CR LF (section 2.1). */
+/** Version 1: a line of at most 107 characters, CR LF included (section 2.1). */
 const maxLineLength = 107;
 /** Version 2: what follows the fixed 16 bytes; addresses take 216 at most, the rest is TLVs. */
 const maxVersion2Length = 4096;
