@@ -4,7 +4,7 @@ import { assertEquals } from "@std/assert";
 import { connect } from "../mod.ts";
 import { Acceptor } from "../transport/acceptor.ts";
 import { ServerEvents } from "./support/events.ts";
-import { serve } from "./support/guarded.ts";
+import { serve } from "./support/doors.ts";
 import { idOf, RawPeer, submitFrame } from "./support/peer.ts";
 import { turn } from "./support/turn.ts";
 import { until, within } from "./support/wait.ts";

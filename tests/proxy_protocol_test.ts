@@ -6,7 +6,7 @@ import { LimitError, ProxyHeaderError, type ServeOptions } from "../mod.ts";
 import { looksLikeProxyHeader, type ProxiedAddr, readProxyHeader } from "../transport/proxy_header.ts";
 import { SubnetSet } from "../transport/subnet.ts";
 import { ScriptedSocket } from "./support/byte_socket.ts";
-import { serve } from "./support/guarded.ts";
+import { serve } from "./support/doors.ts";
 import { ServerEvents } from "./support/events.ts";
 import { idOf, joined, RawPeer, submitFrame } from "./support/peer.ts";
 import { proxyLine, proxyVersion2 } from "./support/proxy.ts";

@@ -12,7 +12,7 @@ import {
   type SubmitHandler,
 } from "../mod.ts";
 import { ServerEvents } from "./support/events.ts";
-import { serve } from "./support/guarded.ts";
+import { serve } from "./support/doors.ts";
 import { RawPeer, submitFrame } from "./support/peer.ts";
 import { Program } from "./support/program.ts";
 import { turn } from "./support/turn.ts";

@@ -3,7 +3,7 @@
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { connect, ConnectError, connectFrames, serveFrames } from "../mod.ts";
 import { ServerEvents } from "./support/events.ts";
-import { serve } from "./support/guarded.ts";
+import { serve } from "./support/doors.ts";
 import { idOf, RawPeer, submitFrame } from "./support/peer.ts";
 import { Program } from "./support/program.ts";
 import { turn } from "./support/turn.ts";

@@ -5,7 +5,7 @@ import { parseFlags } from "../cli/flags.ts";
 import { usage } from "../cli/server.ts";
 import { Workers } from "../cli/workers.ts";
 import { connect } from "../mod.ts";
-import { serve } from "./support/guarded.ts";
+import { serve } from "./support/doors.ts";
 import { acksIn, RawPeer, submitFrame } from "./support/peer.ts";
 import { Program } from "./support/program.ts";
 import { turn } from "./support/turn.ts";
