@@ -215,8 +215,8 @@ export class Client implements AsyncDisposable {
 
   /**
    * Submits a payload, a string as UTF-8, and resolves with the server's answer: accepted or refused. Waits for room
-   * in the window first. The payload must not change until then; where it was cancelled and is of 16 KiB or more, not
-   * before it can be left behind for good, since it may be on its way.
+   * in the window first. The payload must not change until then, and one of 16 KiB or more that was cancelled not at
+   * all: it may still be on its way out, uncopied.
    *
    * Aborting the signal rejects with its reason and frees the request's place; if it was sent, the server may handle
    * it all the same.

@@ -130,7 +130,7 @@ export function decodePacket(frame: Uint8Array, dialect: Dialect = "spec"): Pack
 // What follows works in place on the packet at `start`, for the paths that must not make an object each.
 
 /** Where the id lies in a packet. */
-export const idOffset = 1;
+const idOffset = 1;
 /** Where the payload of a request lies in a packet, so also the length of an empty one. */
 export const payloadOffset = 9;
 const resultOffset = 9;
@@ -234,7 +234,7 @@ export function writeRequestHeader(
 }
 
 /** Gives a result back as it is. @throws {PacketError} If it is no integer from 0 to 255. */
-export function validResult(result: number): number {
+function validResult(result: number): number {
   if (Number.isInteger(result) && result >= 0 && result <= 255) return result;
   throw new PacketError(
     "bad-result",
