@@ -2,7 +2,7 @@
 // whose sockets can be reset.
 
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { between, oneOf, type Random } from "./random.ts";
+import { between, oneOf, type Random } from "../../testkit/random.ts";
 
 /** What happens to a connection, once so many bytes have passed. */
 type Fault = "none" | "reset both" | "reset client" | "reset server" | "close both" | "stall";

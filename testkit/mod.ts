@@ -1,0 +1,7 @@
+/**
+ * The test kit: parts for the tests of whoever speaks a length-prefixed protocol over TCP.
+ *
+ * @module
+ */
+
+export { between, newSeed, oneOf, type Random, randomFrom } from "./random.ts";
