@@ -14,7 +14,7 @@ export class Program implements AsyncDisposable {
   stderr = "";
 
   constructor(
-    file: "server.ts" | "client.ts",
+    file: string,
     args: readonly string[],
     permissions: readonly string[] = ["-N"],
   ) {
