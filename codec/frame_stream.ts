@@ -175,8 +175,13 @@ export class FrameEncoderStream extends TransformStream<Uint8Array, Uint8Array> 
  * ```
  */
 export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
-  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
-  constructor(format?: FrameFormatOptions) {
+  /**
+   * Takes the format, validated or not, and how many batches may wait to be read: none, unless whoever writes the
+   * chunks reads the batch of each before writing the next.
+   *
+   * @throws {RangeError} If the format is not valid.
+   */
+  constructor(format?: FrameFormatOptions, readableStrategy?: QueuingStrategy<FrameBatch>) {
     const decoder = new FrameDecoder(format);
     super({
       transform: (chunk, controller) => controller.enqueue(decoder.pushBatch(chunk)),
@@ -189,6 +194,6 @@ export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
           controller.enqueue(errorBatch(error as FrameError));
         }
       },
-    });
+    }, undefined, readableStrategy);
   }
 }

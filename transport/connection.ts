@@ -1,8 +1,9 @@
 // One connection's life: frames in, ordered writes out, one way to close, one reason why.
 
-import { type FrameBatch, FrameBatchStream, type FrameError, type FrameFormat } from "../codec/mod.ts";
+import type { FrameBatch, FrameError, FrameFormat } from "../codec/mod.ts";
 import { after, type Ticker } from "./deadline.ts";
-import { type ByteSocket, chunksOf, type ChunkSource, isGone } from "./duplex.ts";
+import { type ByteSocket, isGone } from "./duplex.ts";
+import { Inbox } from "./inbox.ts";
 import { LimitError, type LimitName } from "./limit.ts";
 import { Outbox } from "./outbox.ts";
 import type { Slab, SlabPool } from "./slab.ts";
@@ -127,25 +128,22 @@ export class Connection {
   readonly out: Outbox;
   /** Resolves, never rejects, when the socket is gone. */
   readonly closed: Promise<CloseReason>;
-  bytesRead = 0;
   /** Set once nothing more comes from the peer. */
   inputEnded = false;
 
   readonly #socket: ByteSocket;
   readonly #options: ConnectionOptions;
-  readonly #batches: ReadableStreamDefaultReader<FrameBatch>;
+  readonly #inbox: Inbox;
   readonly #closed = Promise.withResolvers<CloseReason>();
   #open = true;
   #closeError: unknown = null;
   #readError: unknown = null;
-  // The slabs of the chunks in the pipeline, oldest first, and how many are on loan for reading in all.
-  readonly #arrived: Slab[] = [];
-  #readSlabs = 0;
-  #slabFreed: (() => void) | null = null;
-  #wake: (() => void) | null = null;
+  // Who takes the frames, and what resolves when there are no more for it.
+  #consumer: FrameConsumer | null = null;
   #pumped: (() => void) | null = null;
-  // Chunks that came from the socket, and those whose frames were all taken.
-  #chunksRead = 0;
+  #wake: (() => void) | null = null;
+  #running = false;
+  // How many chunks' frames were all taken, or thrown away.
   #chunksDone = 0;
   #caughtUp: PromiseWithResolvers<void> | null = null;
   // What the limits in time are held against: deadlines in ticks, and what had moved at the last tick.
@@ -156,11 +154,12 @@ export class Connection {
   #frameStart = 0;
   #frameLength = 0;
   #heldBytes = 0;
-  // Whether the pump waits for the peer, rather than the peer for the pump.
+  // Whether this side waits for the peer, rather than the peer for this side.
   #reading = false;
   #finished: Promise<void> | null = null;
   #stopped = false;
-  #discarded: Promise<void> | null = null;
+  // Set while what comes is thrown away: how many bytes had been read before, and what resolves at the FIN.
+  #discarding: { readonly from: number; readonly end: PromiseWithResolvers<void> } | null = null;
   #abort: AbortController | null = null;
 
   constructor(socket: ByteSocket, remoteAddr: Deno.Addr, options: ConnectionOptions) {
@@ -169,28 +168,12 @@ export class Connection {
     this.#options = options;
     this.closed = this.#closed.promise;
     this.out = new Outbox(socket, options.slabs, (error) => this.#fail(error));
-    const source: ChunkSource = {
-      slabs: options.slabs,
-      slabFree: () => {
-        if (this.#readSlabs < maxReadSlabs) return null;
-        return new Promise((resolve) => this.#slabFreed = resolve);
-      },
-      discards: () => this.#discarded !== null,
-      arrived: (slab, count) => {
-        this.bytesRead += count;
-        this.#chunksRead++;
-        this.#readSlabs++;
-        this.#arrived.push(slab);
-      },
-      ended: (error) => {
-        this.#readError = error;
-        if (error === null) return;
-        // Nobody is there to be answered. What was read before is still handed out.
-        this.#abort?.abort(error);
-        this.onLost?.(error);
-      },
-    };
-    this.#batches = chunksOf(socket, source).pipeThrough(new FrameBatchStream(options.format)).getReader();
+    this.#inbox = new Inbox(socket, options.slabs, options.format);
+  }
+
+  /** Bytes that were read from the peer. */
+  get bytesRead(): number {
+    return this.#inbox.bytesRead;
   }
 
   /** Bytes of an incomplete frame that were received and are held. */
@@ -223,20 +206,14 @@ export class Connection {
     return this.#abort.signal;
   }
 
-  /**
-   * Whether handlers still look at a slab other than the one that is being taken from. Then what is in this one
-   * must be handed out as copies, or reading would have no slab to go on with.
-   */
+  /** Whether what is in the slab that is being taken from must be handed out as copies. */
   get pinned(): boolean {
-    return this.#readSlabs - this.#arrived.length > 1;
+    return this.#inbox.pinned;
   }
 
   /** Says that one user less looks at a slab that a consumer was given. */
   release(slab: Slab): void {
-    if (!this.#options.slabs.release(slab)) return;
-    this.#readSlabs--;
-    this.#slabFreed?.();
-    this.#slabFreed = null;
+    this.#inbox.release(slab);
   }
 
   /** Stops to hand out frames: those not taken yet, and those to come, are discarded. */
@@ -254,57 +231,122 @@ export class Connection {
    */
   pump(consumer: FrameConsumer): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#consumer = consumer;
     this.#pumped = resolve;
-    // A read that waits for the peer cannot be called back: it is left to find that the pump has stopped.
-    this.#pump(consumer).then(resolve, reject);
+    // A read that waits for the peer cannot be called back: it is left to find that nobody wants it.
+    this.#run().then(resolve, reject);
     return promise;
   }
 
-  async #pump(consumer: FrameConsumer): Promise<void> {
-    const { out } = this;
-    while (!this.#stopped) {
-      this.#reading = true;
-      const { value: batch, done } = await this.#batches.read();
-      this.#reading = false;
-      if (done) {
-        this.inputEnded = true;
-        return;
-      }
-      const slab = this.#arrived.shift() ?? null;
-      if (batch.heldBytes > 0 || this.#heldBytes > 0) this.#hold(batch);
-      try {
-        for (let at = 0; !this.#stopped;) {
-          const wait = consumer.ready();
-          if (wait !== null) await Promise.race([wait, this.#stopping()]);
-          else if (at === batch.count) break;
-          else {
-            at = consumer.take(batch, at, slab!);
-            out.flush();
+  /** Reads: for the consumer, and once it is stopped for nobody, while what comes is to be thrown away. */
+  async #run(): Promise<void> {
+    const inbox = this.#inbox;
+    this.#running = true;
+    try {
+      while (this.#open && (!this.#stopped || this.#discards)) {
+        const free = inbox.slabFree();
+        if (free !== null) {
+          await Promise.race([free, this.#stopping()]);
+          continue;
+        }
+        let count: number | null;
+        this.#reading = true;
+        try {
+          count = await inbox.read();
+        } catch (error) {
+          inbox.lost();
+          this.#lost(error);
+          return this.#endInput();
+        }
+        this.#reading = false;
+        if (this.#stopped) {
+          if (count === null) return this.#endInput();
+          inbox.drop(count);
+          this.#chunkDone();
+          continue;
+        }
+        const { slab } = inbox, { value: batch } = await inbox.frame(count);
+        if (batch !== undefined) {
+          try {
+            const wait = this.#give(batch, slab!);
+            if (wait !== null) await wait;
+          } finally {
+            this.out.flush();
+            batch.clear();
+            if (count !== null) {
+              inbox.release(slab!);
+              this.#chunkDone();
+            }
           }
         }
-        // A reset cuts frames short too, and is no business of the framing.
-        if (batch.error !== null && !this.#stopped && this.#readError === null) {
-          throw this.frameError = batch.error;
-        }
-      } finally {
-        out.flush();
-        batch.clear();
-        if (slab !== null) this.#consumed(slab);
+        if (count === null) return this.#endInput();
       }
+    } finally {
+      this.#running = false;
+      if (!this.#open) inbox.close();
     }
+  }
+
+  /**
+   * Gives a batch to the consumer. Null where that took it at once, as most do: a promise for each costs as much as a
+   * request.
+   *
+   * @throws {FrameError} If the batch has an error.
+   */
+  #give(batch: FrameBatch, slab: Slab): Promise<void> | null {
+    const consumer = this.#consumer!;
+    if (batch.heldBytes > 0 || this.#heldBytes > 0) this.#hold(batch);
+    if (consumer.ready() !== null) return this.#giveSlowly(batch, slab, 0);
+    const at = batch.count === 0 ? 0 : consumer.take(batch, 0, slab);
+    if (at < batch.count || consumer.ready() !== null) return this.#giveSlowly(batch, slab, at);
+    this.#judge(batch);
+    return null;
+  }
+
+  /** Goes on from frame `at`, with pauses. */
+  async #giveSlowly(batch: FrameBatch, slab: Slab, at: number): Promise<void> {
+    while (!this.#stopped) {
+      const wait = this.#consumer!.ready();
+      if (wait !== null) {
+        this.out.flush();
+        this.#inbox.readAhead((error) => this.#lost(error));
+        await Promise.race([wait, this.#stopping()]);
+      } else if (at === batch.count) break;
+      else at = this.#consumer!.take(batch, at, slab);
+    }
+    this.#judge(batch);
+  }
+
+  #judge({ error }: FrameBatch): void {
+    // A reset cuts frames short too, and is no business of the framing.
+    if (error !== null && !this.#stopped && this.#readError === null) throw this.frameError = error;
+  }
+
+  /** Reading has failed. */
+  #lost(error: unknown): void {
+    if (this.#readError !== null) return;
+    this.#readError = error;
+    // Nobody is there to be answered. What was read before is still handed out.
+    this.#abort?.abort(error);
+    this.onLost?.(error);
+  }
+
+  #endInput(): void {
+    this.inputEnded = true;
+    this.#discarding?.end.resolve();
   }
 
   /** The number of the last chunk that came from the socket. */
   get chunksRead(): number {
-    return this.#chunksRead;
+    return this.#inbox.chunksRead;
   }
 
-  /** How many chunks' frames were all taken. */
+  /** How many chunks' frames were all taken, or thrown away. */
   get chunksTaken(): number {
     return this.#chunksDone;
   }
 
-  /** Resolves when the frames of all chunks up to number `chunk` were taken or discarded. For one caller. */
+  /** Resolves when the frames of all chunks up to number `chunk` were taken or thrown away. For one caller. */
   async caughtUp(chunk: number): Promise<void> {
     while (this.#chunksDone < chunk && this.#open) {
       this.#caughtUp = Promise.withResolvers();
@@ -312,8 +354,7 @@ export class Connection {
     }
   }
 
-  #consumed(slab: Slab): void {
-    this.release(slab);
+  #chunkDone(): void {
     this.#chunksDone++;
     this.#caughtUp?.resolve();
   }
@@ -348,24 +389,17 @@ export class Connection {
   }
 
   /** Reads and throws away until the peer's FIN; gives up reading, not waiting, past a bound. */
-  discard(): Promise<void> {
-    return this.#discarded ??= this.#discard();
+  async discard(): Promise<void> {
+    if (this.#discarding === null) {
+      this.#discarding = { from: this.bytesRead, end: Promise.withResolvers() };
+      this.stop();
+      if (!this.#running) this.#run();
+    }
+    await Promise.race([this.#discarding.end.promise, this.closed]);
   }
 
-  async #discard(): Promise<void> {
-    this.stop();
-    const start = this.bytesRead;
-    while (this.bytesRead - start < maxDiscardedBytes) {
-      const { value: batch, done } = await this.#batches.read();
-      if (done) {
-        this.inputEnded = true;
-        return;
-      }
-      batch.clear();
-      const slab = this.#arrived.shift();
-      if (slab) this.#consumed(slab);
-    }
-    await this.closed;
+  get #discards(): boolean {
+    return this.#discarding !== null && this.bytesRead - this.#discarding.from < maxDiscardedBytes;
   }
 
   /** Cuts the connection now. */
@@ -449,9 +483,9 @@ export class Connection {
     this.#heldBytes = 0;
     this.#options.budget?.changed(this, held, 0);
     this.stop();
-    this.#slabFreed?.();
     this.#caughtUp?.resolve();
     this.#socket[Symbol.dispose]();
+    if (!this.#running) this.#inbox.close();
     this.out.fail(error ?? new Deno.errors.BadResource("The connection is closed"));
     this.#abort?.abort(error ?? undefined);
     this.out.quiet().then(() =>

@@ -1,7 +1,7 @@
 // A socket as streams that know half-close. (Deno's own `conn.readable` closes the whole connection at EOF, and
 // `conn.writable.close()` does too: a framing pipeline whose peer half-closes loses the replies still due.)
 
-import { type Slab, SlabPool, SlabSizing } from "./slab.ts";
+import { SlabPool, SlabSizing } from "./slab.ts";
 
 /** What is used of a socket: a `Deno.TcpConn`, `Deno.TlsConn` or `Deno.UnixConn` has it. */
 export interface ByteSocket extends Disposable {
@@ -106,53 +106,6 @@ export function duplex(socket: ByteSocket): Duplex {
     },
   });
   return { readable, writable };
-}
-
-/** What a {@linkcode chunksOf} needs to know of its reader, and tells it. */
-export interface ChunkSource {
-  /** Where slabs come from. */
-  readonly slabs: SlabPool;
-  /** Resolves when there is a slab for one more read, or gives null where there is one now. */
-  slabFree(): Promise<void> | null;
-  /** Whether what is read is thrown away. */
-  discards(): boolean;
-  /** Called with the slab of each chunk, in the order of the chunks. */
-  arrived(slab: Slab, count: number): void;
-  /** Called once, with the error that ended reading, or null at the peer's FIN. */
-  ended(error: unknown): void;
-}
-
-/**
- * The chunks of a socket as a stream of views into slabs. Never errors: an error is told to the source and ends
- * the stream, since a stream that errors drops what the pipeline behind it has queued.
- */
-export function chunksOf(socket: ByteSocket, source: ChunkSource): ReadableStream<Uint8Array> {
-  const sizing = new SlabSizing(), { slabs } = source;
-  let chunks: ReadableStreamDefaultController<Uint8Array>, slab: Slab;
-  // One read at a time, so these need not be made for each.
-  const read = () => {
-    slab = sizing.next(slabs);
-    return socket.read(slab.bytes).then(arrived, end);
-  };
-  const arrived = (count: number | null) => {
-    if (count === null) return end(null);
-    source.arrived(slab, count);
-    sizing.learn(slabs, slab, count);
-    // What nobody will see must not pile up in a decoder.
-    chunks.enqueue(slab.bytes.subarray(0, source.discards() ? 0 : count));
-  };
-  const end = (error: unknown) => {
-    slabs.release(slab);
-    source.ended(error);
-    chunks.close();
-  };
-  return new ReadableStream<Uint8Array>({
-    start: (controller) => void (chunks = controller),
-    pull: () => {
-      const wait = source.slabFree();
-      return wait === null ? read() : wait.then(read);
-    },
-  }, { highWaterMark: 0 });
 }
 
 /** Whether an error of a socket says that its peer is gone. */
