@@ -98,7 +98,7 @@ export interface FrameBatch {
 
 /** A batch of its own, with nothing but an error. */
 export function errorBatch(error: FrameError): FrameBatch {
-  const batch = new Batch();
+  const batch = new Batch(0);
   batch.error = error;
   return batch;
 }
@@ -133,7 +133,7 @@ export function errorBatch(error: FrameError): FrameBatch {
 export class FrameDecoder {
   /** The format that this decoder was made with, validated. */
   readonly format: FrameFormat;
-  readonly #batch = new Batch();
+  readonly #batch: Batch;
   // The frame that straddles chunks: #held bytes of it lie in #carry. #frameLength is 0 until its header
   // is whole.
   #carry: Uint8Array = nothing;
@@ -144,6 +144,7 @@ export class FrameDecoder {
   /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
   constructor(format?: FrameFormatOptions) {
     this.format = FrameFormat.from(format);
+    this.#batch = new Batch(this.format.initialBytesToStrip);
   }
 
   /** The error that ended the stream, as soon as it is known; null while all is well. */
@@ -211,16 +212,15 @@ export class FrameDecoder {
 
   /** The frames that lie in the chunk from `at` on; keeps the rest. */
   #scan(at: number): void {
-    const { chunk, view } = this.#batch, { headerLength, initialBytesToStrip } = this.format;
+    const { format } = this, batch = this.#batch, { chunk, view } = batch, { headerLength } = format;
     const end = chunk.length;
     while (end - at >= headerLength) {
-      const length = this.format.frameLengthAt(view, at);
+      const length = format.frameLengthAt(view, at);
       if (end - at < length) {
         this.#frameLength = length;
         break;
       }
-      this.#batch.add(at + initialBytesToStrip, at + length);
-      at += length;
+      batch.add(at += length);
     }
     if (at < end) this.#hold(chunk.subarray(at));
   }
@@ -237,7 +237,7 @@ export class FrameDecoder {
     const rest = Math.min(this.bytesNeeded, chunk.length - at);
     this.#hold(chunk.subarray(at, at + rest));
     if (this.#held === this.#frameLength) {
-      this.#batch.addOwn(this.#carry.subarray(0, this.#held), this.format.initialBytesToStrip);
+      this.#batch.addOwn(this.#carry.subarray(0, this.#held), at + rest);
       this.#release();
     }
     return at + rest;
@@ -278,11 +278,16 @@ class Batch implements FrameBatch {
   error: FrameError | null = null;
   heldBytes = 0;
   heldFrameLength = 0;
-  readonly #starts: number[] = [];
+  readonly #strip: number;
+  // Where in the chunk each frame ends, so where the next one begins.
   readonly #ends: number[] = [];
   // Frame 0 where it straddles chunks.
   #own: Uint8Array | null = null;
   #ownView: DataView = noView;
+
+  constructor(strip: number) {
+    this.#strip = strip;
+  }
 
   reset(chunk: Uint8Array): void {
     this.clear();
@@ -298,18 +303,17 @@ class Batch implements FrameBatch {
     this.#own = null;
     this.#ownView = noView;
     // A burst of tiny frames must not keep its offsets for as long as the connection lives.
-    if (this.#starts.length > maxKeptOffsets) this.#starts.length = this.#ends.length = 0;
+    if (this.#ends.length > maxKeptOffsets) this.#ends.length = 0;
   }
 
-  add(start: number, end: number): void {
-    this.#starts[this.count] = start;
+  add(end: number): void {
     this.#ends[this.count++] = end;
   }
 
-  addOwn(bytes: Uint8Array, start: number): void {
+  addOwn(bytes: Uint8Array, end: number): void {
     this.#own = bytes;
     this.#ownView = viewOf(bytes);
-    this.add(start, bytes.length);
+    this.add(end);
   }
 
   bytesOf(index: number): Uint8Array {
@@ -321,15 +325,15 @@ class Batch implements FrameBatch {
   }
 
   startOf(index: number): number {
-    return this.#starts[index]!;
+    return (index === 0 ? 0 : this.#ends[index - 1]!) + this.#strip;
   }
 
   endOf(index: number): number {
-    return this.#ends[index]!;
+    return index === 0 && this.#own !== null ? this.#own.length : this.#ends[index]!;
   }
 
   frame(index: number): Uint8Array {
-    return this.bytesOf(index).subarray(this.#starts[index], this.#ends[index]);
+    return this.bytesOf(index).subarray(this.startOf(index), this.endOf(index));
   }
 }
 

@@ -183,17 +183,21 @@ export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
    */
   constructor(format?: FrameFormatOptions, readableStrategy?: QueuingStrategy<FrameBatch>) {
     const decoder = new FrameDecoder(format);
-    super({
-      transform: (chunk, controller) => controller.enqueue(decoder.pushBatch(chunk)),
-      flush: (controller) => {
-        if (decoder.error) return;
-        try {
-          decoder.finish();
-        } catch (error) {
-          // Its own batch: this is called at once when the source closes, and the decoder's may be in use.
-          controller.enqueue(errorBatch(error as FrameError));
-        }
+    super(
+      {
+        transform: (chunk, controller) => controller.enqueue(decoder.pushBatch(chunk)),
+        flush: (controller) => {
+          if (decoder.error) return;
+          try {
+            decoder.finish();
+          } catch (error) {
+            // Its own batch: this is called at once when the source closes, and the decoder's may be in use.
+            controller.enqueue(errorBatch(error as FrameError));
+          }
+        },
       },
-    }, undefined, readableStrategy);
+      undefined,
+      readableStrategy,
+    );
   }
 }

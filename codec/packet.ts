@@ -140,9 +140,12 @@ export const ackFrameLength = 4 + responseLength;
 /** Bytes before the payload of a framed request. */
 export const requestHeaderLength = 4 + payloadOffset;
 
+// Both dialects number requests alike.
+const connCode = 0x01;
+const submitCode = 0x02;
 const codes: Record<Dialect, Record<Packet["type"], number>> = {
-  spec: { conn: 0x01, submit: 0x02, "conn-ack": 0x81, "submit-ack": 0x82 },
-  legacy: { conn: 0x01, submit: 0x02, "conn-ack": 0x80, "submit-ack": 0x81 },
+  spec: { conn: connCode, submit: submitCode, "conn-ack": 0x81, "submit-ack": 0x82 },
+  legacy: { conn: connCode, submit: submitCode, "conn-ack": 0x80, "submit-ack": 0x81 },
 };
 
 /** The command byte of a packet type in a dialect. */
@@ -158,9 +161,10 @@ export function commandCode(type: Packet["type"], dialect: Dialect): number {
 export function packetType(bytes: Uint8Array, start: number, end: number, dialect: Dialect): Packet["type"] {
   const length = end - start;
   if (length < payloadOffset) throw tooShort("packet", length, payloadOffset);
-  const command = bytes[start]!, code = codes[dialect];
-  if (command === code.submit) return "submit";
-  if (command === code.conn) return "conn";
+  const command = bytes[start]!;
+  if (command === submitCode) return "submit";
+  if (command === connCode) return "conn";
+  const code = codes[dialect];
   if (command !== code["submit-ack"] && command !== code["conn-ack"]) throw unknownCommand(command, dialect);
   const type = command === code["submit-ack"] ? "submit-ack" : "conn-ack";
   if (length < responseLength) throw tooShort(type, length, responseLength);

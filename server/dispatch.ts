@@ -48,8 +48,11 @@ export abstract class Dispatch implements Service, FrameConsumer {
     });
   }
 
-  /** Takes one frame; false where it has to wait. Throws what breaks the protocol. */
-  abstract takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean;
+  /**
+   * Takes frames from `from` on, while there is {@linkcode Dispatch.room}, and returns the index of the first one not
+   * taken. `draining` says that they came too late to be handled. Throws what breaks the protocol.
+   */
+  protected abstract takeFrames(batch: FrameBatch, from: number, slab: Slab, draining: boolean): number;
 
   /** Answers for a handler that took too long. */
   abstract timedOut(call: Call): void;
@@ -102,14 +105,14 @@ export abstract class Dispatch implements Service, FrameConsumer {
   }
 
   take(batch: FrameBatch, from: number, slab: Slab): number {
-    const { calls } = this, { maxInFlight } = this.host.limits;
-    const draining = this.connection.chunksTaken >= this.#lastChunk;
-    this.pinned = this.connection.pinned;
-    for (let index = from; index < batch.count; index++) {
-      if (calls.count >= maxInFlight || this.#close !== null || !this.connection.open) return index;
-      if (!this.takeFrame(batch, index, slab, draining)) return index;
-    }
-    return batch.count;
+    const { connection } = this;
+    this.pinned = connection.pinned;
+    return this.takeFrames(batch, from, slab, connection.chunksTaken >= this.#lastChunk);
+  }
+
+  /** Whether one more frame may be taken: each one's handler may fill the last place, or close the connection. */
+  protected get room(): boolean {
+    return this.calls.count < this.host.limits.maxInFlight && !this.connection.stopped;
   }
 
   drain(): void {

@@ -58,8 +58,15 @@ export class FrameDispatch extends Dispatch {
     this.#drop();
   }
 
-  override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
-    if (draining) return true; // there is no reply that says "later"
+  protected override takeFrames(batch: FrameBatch, from: number, slab: Slab, draining: boolean): number {
+    if (draining) return batch.count; // there is no reply that says "later"
+    let index = from;
+    while (index < batch.count && this.room && this.#takeFrame(batch, index, slab)) index++;
+    return index;
+  }
+
+  /** Takes one frame; false where it has to wait. */
+  #takeFrame(batch: FrameBatch, index: number, slab: Slab): boolean {
     const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
     // A reply may be long: hold them against the limit one by one.
     const waiting = this.#replies.length >= maxInFlight || this.#waitingBytes > outboundHighWaterBytes;

@@ -1,6 +1,6 @@
 // The packet door's inside: requests of the submit protocol to a handler, and its results to answers.
 
-import { type Dialect, type FrameBatch, PacketError, Result } from "../codec/mod.ts";
+import { type Dialect, type FrameBatch, type Packet, PacketError, Result } from "../codec/mod.ts";
 import { ackFrameLength, commandCode, packetType, payloadOffset, readId, writeAck } from "../codec/packet.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Slab } from "../transport/slab.ts";
@@ -108,19 +108,60 @@ export class PacketDispatch extends Dispatch {
     super.tick(now);
   }
 
-  override takeFrame(batch: FrameBatch, index: number, slab: Slab, draining: boolean): boolean {
-    if (this.#deciding !== null) return false;
-    const bytes = batch.bytesOf(index), view = batch.viewOf(index);
-    const start = batch.startOf(index), end = batch.endOf(index);
-    const type = packetType(bytes, start, end, this.#config.dialect);
-    if (type === "submit") {
-      if (draining) {
-        this.#acknowledge(this.#submitAck, view, start, Result.shuttingDown);
-      } else if (this.#config.authenticate !== undefined && !this.#peer.opened) {
-        this.#acknowledge(this.#submitAck, view, start, Result.notConnected);
-      } else {
-        this.#call(bytes, view, start, end, bytes === batch.chunk ? slab : null);
+  // The hottest loop of the server: what most requests need is in it in plain sight, and all else is behind a call.
+  // (V8 inlines only so much: with a method for each step, a request of 16 bytes took 57 ns instead of 48.)
+  protected override takeFrames(batch: FrameBatch, from: number, slab: Slab, draining: boolean): number {
+    const { connection, calls, host, pinned } = this,
+      { out } = connection,
+      { counts } = host,
+      { count } = batch;
+    const { maxInFlight } = host.limits, { dialect, handler, authenticate } = this.#config;
+    const peer = this.#peer, submitAck = this.#submitAck;
+    for (let index = from; index < count; index++) {
+      // The same as `room`.
+      if (calls.count >= maxInFlight || connection.stopped) return index;
+      const bytes = batch.bytesOf(index), view = batch.viewOf(index);
+      const start = batch.startOf(index), end = batch.endOf(index);
+      const type = packetType(bytes, start, end, dialect);
+      if (type !== "submit" || draining || (authenticate !== undefined && !peer.opened)) {
+        this.#takeUnhandled(type, bytes, view, start, end, draining);
+        if (this.#deciding !== null) return index + 1;
+        continue;
       }
+      counts.handled++;
+      const lent = bytes === batch.chunk;
+      // Where other handlers hold a slab already, this one's bytes must not hold another.
+      const submit = new SubmitRequest(bytes, start, end, lent && pinned);
+      let outcome: SubmitResult | PromiseLike<SubmitResult>;
+      try {
+        outcome = handler(submit, peer);
+      } catch (error) {
+        outcome = this.#failed(error, submit);
+      }
+      if (outcome !== undefined) {
+        this.#settleOrWait(submit, bytes, view, start, outcome, lent && !pinned ? slab : null);
+        continue;
+      }
+      submit.settle();
+      if (out.ended) continue;
+      counts.answered++;
+      const at = out.reserve(ackFrameLength);
+      writeAck(out.view, at, submitAck, view, start, Result.accepted);
+    }
+    return count;
+  }
+
+  /** Takes a packet that is not for the handler. */
+  #takeUnhandled(
+    type: Packet["type"],
+    bytes: Uint8Array,
+    view: DataView,
+    start: number,
+    end: number,
+    draining: boolean,
+  ): void {
+    if (type === "submit") {
+      this.#acknowledge(this.#submitAck, view, start, draining ? Result.shuttingDown : Result.notConnected);
     } else if (type === "conn") {
       if (draining || this.#peer.opened) {
         this.#acknowledge(this.#connAck, view, start, draining ? Result.shuttingDown : Result.refused);
@@ -132,7 +173,6 @@ export class PacketDispatch extends Dispatch {
       const message = `Cannot take ${type}: a server receives requests alone`;
       throw new PacketError("unexpected-command", message, command);
     }
-    return true;
   }
 
   /** Decides a CONN, which is given as a copy. */
@@ -176,27 +216,23 @@ export class PacketDispatch extends Dispatch {
     this.flushSoon();
   }
 
-  #call(bytes: Uint8Array, view: DataView, start: number, end: number, slab: Slab | null): void {
-    this.host.counts.handled++;
-    // Where other handlers hold a slab already, this one's bytes must not hold another.
-    const copied = slab !== null && this.pinned;
-    const submit = new SubmitRequest(bytes, start, end, copied);
-    let outcome: SubmitResult | PromiseLike<SubmitResult>;
-    try {
-      outcome = this.#config.handler(submit, this.#peer);
-    } catch (error) {
-      outcome = this.#failed(error, submit);
-    }
-    if (isPromiseLike(outcome)) {
-      const call = copied
-        ? new PacketCall(submit, viewOf(submit.keep()), 0)
-        : new PacketCall(submit, view, start);
-      this.calls.add(call, copied ? null : slab);
-      this.#wait(call, outcome);
-    } else {
+  /** Answers for a handler that gave a result, and waits for one that gave a promise, with its slab if it has one. */
+  #settleOrWait(
+    submit: SubmitRequest,
+    bytes: Uint8Array,
+    view: DataView,
+    start: number,
+    outcome: SubmitResult | PromiseLike<SubmitResult>,
+    slab: Slab | null,
+  ): void {
+    if (!isPromiseLike(outcome)) {
       submit.settle();
-      this.#answer(view, start, outcome);
+      return this.#answer(view, start, outcome);
     }
+    const kept = submit.keep();
+    const call = new PacketCall(submit, kept === bytes ? view : viewOf(kept), kept === bytes ? start : 0);
+    this.calls.add(call, slab);
+    this.#wait(call, outcome);
   }
 
   #wait(call: PacketCall, outcome: PromiseLike<SubmitResult>): void {
@@ -221,8 +257,7 @@ export class PacketDispatch extends Dispatch {
     else if (typeof result !== "number" || (result & 0xff) !== result) {
       result = this.#reported(noResult(result));
     }
-    if (!this.connection.out.ended) this.host.counts.answered++;
-    this.#acknowledge(this.#submitAck, request, start, result);
+    if (this.#acknowledge(this.#submitAck, request, start, result)) this.host.counts.answered++;
   }
 
   /** What to answer for a handler that failed: what `onError` says, else 5. */
@@ -243,11 +278,13 @@ export class PacketDispatch extends Dispatch {
     return Result.handlerFailed;
   }
 
-  #acknowledge(command: number, request: DataView, start: number, result: number): void {
+  /** Puts in an answer, unless there is nobody to read it. */
+  #acknowledge(command: number, request: DataView, start: number, result: number): boolean {
     const { out } = this.connection;
-    if (out.ended) return;
+    if (out.ended) return false;
     const at = out.reserve(ackFrameLength);
     writeAck(out.view, at, command, request, start, result);
+    return true;
   }
 }
 
@@ -297,7 +334,7 @@ class SubmitRequest implements Submit {
     this.#bytes = null;
   }
 
-  /** Gives the packet a place of its own, and returns it. */
+  /** Gives the packet a place of its own where it is to have one, and returns the bytes that it lies in. */
   keep(): Uint8Array {
     const bytes = this.#lent("payload");
     if (!this.#copied) return bytes;

@@ -216,6 +216,11 @@ export class Connection {
     this.#inbox.release(slab);
   }
 
+  /** Whether frames are handed out no more. */
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
   /** Stops to hand out frames: those not taken yet, and those to come, are discarded. */
   stop(): void {
     this.#stopped = true;
