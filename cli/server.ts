@@ -6,7 +6,6 @@ import { inRange } from "../transport/limit.ts";
 import { flagOf, type Given, type Usage } from "./flags.ts";
 import { logLine, Output, runProgram } from "./program.ts";
 import { shown, startServer } from "./serving.ts";
-import { maxWorkers, Workers } from "./workers.ts";
 
 /** A line of help for each limit. */
 const limitHelp: Record<NumericLimit, string> = {
@@ -78,6 +77,9 @@ const usage: Usage = {
   ],
 };
 
+/** More Workers than this is a slip of the finger. */
+const maxWorkers = 256;
+
 /** Runs the program, to its end. `start` is the library's `serve`. */
 export function runServer(args: readonly string[], start: typeof serve): Promise<never> {
   return runProgram(args, usage, (given) => run(given, args, start));
@@ -92,7 +94,7 @@ async function run(given: Given, args: readonly string[], start: typeof serve): 
   const workers = given.integer("workers") ?? 1;
   inRange("workers", workers, 1, maxWorkers);
   const server = workers > 1
-    ? await Workers.start(given, args, write, () => output.full)
+    ? await (await import("./workers.ts")).Workers.start(given, args, write, () => output.full)
     : alone(given, start, write, () => output.full);
   write(`listening on ${server.addrs.map(shown).join(" and ")}\n`);
   let asked = false;

@@ -204,9 +204,6 @@ export class Workers implements Running {
   }
 }
 
-/** More of them than this is a slip of the finger. */
-export const maxWorkers = 256;
-
 function added<T>(a: T, b: T): T {
   if (typeof a === "number") return (a + (b as number)) as T;
   return Object.fromEntries(

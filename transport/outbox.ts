@@ -205,17 +205,23 @@ export class Outbox {
   }
 
   #next(): Segment | undefined {
-    if (this.#queue.length === 0) this.#seal();
-    return this.#queue.shift();
+    return this.#queue.length > 0 ? this.#queue.shift() : this.#sealed();
   }
 
-  /** Closes the slab under way to further bytes. */
+  /** Closes the slab under way to further bytes, and queues it. */
   #seal(): void {
-    if (this.#slab === null) return;
-    this.#queue.push({ bytes: this.#slab.bytes, length: this.#used, slab: this.#slab });
-    this.#nextLength = this.#used;
+    const segment = this.#sealed();
+    if (segment !== undefined) this.#queue.push(segment);
+  }
+
+  #sealed(): Segment | undefined {
+    const slab = this.#slab;
+    if (slab === null) return undefined;
+    const length = this.#used;
+    this.#nextLength = length;
     this.#slab = null;
     this.#used = 0;
+    return { bytes: slab.bytes, length, slab };
   }
 
   #grow(length: number): Slab {
