@@ -117,7 +117,7 @@ export function completeToxic(toxic: object): ToxicState {
     name: name || `${type}_${stream}`,
     type,
     stream,
-    toxicity: number("toxicity", toxicity, { from: 0, to: 1 }),
+    toxicity: number("toxicity", toxicity, share),
     attributes: attributesOf(type, attributes ?? {}),
   };
 }
@@ -138,7 +138,7 @@ export function changedToxic(
   }
   return {
     ...toxic,
-    toxicity: number("toxicity", toxicity, { from: 0, to: 1 }),
+    toxicity: number("toxicity", toxicity, share),
     attributes: attributesOf(toxic.type, { ...old, ...attributes }),
   };
 }
