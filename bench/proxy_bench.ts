@@ -3,7 +3,7 @@
 
 import { faultProxy } from "../testkit/proxy.ts";
 
-/** Connections and bytes in flight on each. */
+/** How many connections, and the bytes that are in flight on each. */
 const loads = [
   { name: "1 connection, streaming", connections: 1, bytes: 1_048_576 },
   { name: "8 connections, streaming", connections: 8, bytes: 1_048_576 },
@@ -13,7 +13,7 @@ const rounds = 5, roundMs = 700;
 const kinds = ["bare", "proxy", "resettable"] as const;
 
 /** Copies both ways, as one would write it by hand. */
-async function bareProxy(upstream: number): Promise<Deno.NetAddr> {
+function bareProxy(upstream: number): Deno.NetAddr {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const copy = async (from: Deno.TcpConn, to: Deno.TcpConn) => {
     const buffer = new Uint8Array(65_536);
@@ -34,7 +34,7 @@ async function bareProxy(upstream: number): Promise<Deno.NetAddr> {
     }
   };
   accept();
-  return await Promise.resolve(listener.addr);
+  return listener.addr;
 }
 
 /** Echoes, and counts nothing. */
@@ -111,7 +111,7 @@ async function main(): Promise<void> {
     print = (line: string) => Deno.stdout.writeSync(new TextEncoder().encode(line));
   if (kind !== undefined) {
     const addr = kind === "bare"
-      ? await bareProxy(Number(upstream))
+      ? bareProxy(Number(upstream))
       : (await faultProxy({ upstream: { port: Number(upstream) }, resettable: kind === "resettable" })).addr;
     print(String(addr.port));
     return;

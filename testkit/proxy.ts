@@ -3,7 +3,6 @@
 import { SlabPool } from "../transport/slab.ts";
 import { Link, type LinkEnd, type LinkObserver, type StreamCounts } from "./proxy/link.ts";
 import { type Address, dial, listen, type ProxyListener, type ProxySocket } from "./proxy/socket.ts";
-import type { End } from "./proxy/stage.ts";
 import {
   changedToxic,
   completeToxic,
@@ -14,6 +13,7 @@ import {
 } from "./proxy/toxic.ts";
 import { newSeed } from "./random.ts";
 
+export type { FrameFormatOptions } from "../codec/format.ts";
 export type { Address } from "./proxy/socket.ts";
 export type { LinkEnd, StreamCounts } from "./proxy/link.ts";
 export type {
@@ -74,7 +74,7 @@ export type ProxyEvent =
     }
     | {
       /** The end of a stream has reached its destination. */
-      readonly type: End;
+      readonly type: "fin" | "reset";
       readonly connection: number;
       readonly stream: Stream;
     }
@@ -115,14 +115,14 @@ export interface ProxyStats {
  *
  * @example The third frame upstream is lost
  * ```ts
- * import { connect, serve } from "@framewire/framewire";
+ * import { connect, serve, submitFormat } from "@framewire/framewire";
  * import { faultProxy } from "@framewire/framewire/testkit";
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve({ port: 0 }, () => {});
  * await using proxy = await faultProxy({
  *   upstream: server.addr,
- *   toxics: [{ type: "frame_drop", stream: "upstream", attributes: { nth: 3 } }],
+ *   toxics: [{ type: "frame_drop", stream: "upstream", attributes: { nth: 3, format: submitFormat() } }],
  *   seed: 7,
  * });
  * await using client = await connect({ port: proxy.addr.port, requestTimeoutMs: 200 });
@@ -415,7 +415,12 @@ export class FaultProxy implements AsyncDisposable {
 
   #tell(event: Untold<ProxyEvent>): void {
     const atMs = Math.round((performance.now() - this.#madeAt) * 1000) / 1000;
-    this.#onEvent?.({ proxy: this.name, atMs, ...event } as ProxyEvent);
+    try {
+      this.#onEvent?.({ proxy: this.name, atMs, ...event } as ProxyEvent);
+    } catch (error) {
+      // A listener's failure is its program's, and no fault of the connection.
+      reportError(error);
+    }
   }
 
   #inTurn(task: () => Promise<void>): Promise<void> {

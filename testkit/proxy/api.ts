@@ -9,7 +9,7 @@ import { isToxicType } from "./toxic.ts";
 export interface ProxyApiOptions {
   /** The port of the API; 0 for a free one. @default {8474} */
   port?: number;
-  /** @default {"127.0.0.1"} */
+  /** Where the API listens. @default {"127.0.0.1"} */
   hostname?: string;
   /** The seed of all its proxies. @default {a new one} */
   seed?: number;
@@ -48,13 +48,18 @@ export class ProxyApi implements AsyncDisposable {
   readonly seed: number;
   readonly #proxies = new Map<string, FaultProxy>();
   readonly #onEvent: ((event: ProxyEvent) => void) | undefined;
+  readonly #cut = new AbortController();
   readonly #server: Deno.HttpServer<Deno.NetAddr>;
 
   /** Listens. */
   constructor({ port = 8474, hostname = "127.0.0.1", seed = newSeed(), onEvent }: ProxyApiOptions) {
     this.seed = seed;
     this.#onEvent = onEvent;
-    this.#server = Deno.serve({ port, hostname, onListen: () => {} }, (request) => this.#handle(request));
+    const { signal } = this.#cut;
+    this.#server = Deno.serve(
+      { port, hostname, signal, onListen: () => {} },
+      (request) => this.#handle(request),
+    );
     this.addr = this.#server.addr;
   }
 
@@ -85,7 +90,10 @@ export class ProxyApi implements AsyncDisposable {
 
   /** Closes the API and its proxies. */
   async [Symbol.asyncDispose](): Promise<void> {
+    // A request that never ends does not keep it.
+    const timer = setTimeout(() => this.#cut.abort(), closeTimeoutMs);
     await this.#server.shutdown();
+    clearTimeout(timer);
     await Promise.all([...this.#proxies.values()].map((proxy) => proxy[Symbol.asyncDispose]()));
   }
 
@@ -207,6 +215,11 @@ export class ProxyApi implements AsyncDisposable {
     );
     // Only one that listens is there.
     if (enabled) await proxy.update({ enabled });
+    if (this.#proxies.has(name)) {
+      // Another request was faster.
+      await proxy[Symbol.asyncDispose]();
+      throw new ProxyApiError("proxy already exists", 409);
+    }
     this.#proxies.set(name, proxy);
     return proxy;
   }
@@ -297,6 +310,9 @@ export function addressOf(text: string): Required<Address> {
 export function shown({ hostname, port }: Required<Address>): string {
   return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
 }
+
+/** How long requests under way may take when the API closes. */
+const closeTimeoutMs = 1000;
 
 /** The version of toxiproxy whose API this is. */
 const version = "2.12.0";

@@ -5,7 +5,7 @@ import { type Slab, type SlabPool, SlabSizing } from "../../transport/slab.ts";
 
 /** Where to listen, or to connect to. */
 export interface Address {
-  /** @default {"127.0.0.1"} */
+  /** A name or an address. @default {"127.0.0.1"} */
   hostname?: string;
   /** The port; 0 to listen on a free one. */
   port: number;
