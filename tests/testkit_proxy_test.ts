@@ -283,8 +283,14 @@ Deno.test("slow_close delays FIN and no byte", async () => {
 });
 
 Deno.test("timeout drops bytes and closes when its time is over", async () => {
-  await using wire = await Wire.open([{ type: "timeout", stream: "upstream", attributes: { timeout: 40 } }]);
+  await using wire = await Wire.open([{
+    type: "timeout",
+    stream: "upstream",
+    attributes: { timeout: 3_600_000 },
+  }]);
   await wire.client.write(marked(1, 10));
+  await until(() => wire.proxy.stats().upstream.readBytes === 10, "it is read");
+  wire.proxy.updateToxic("timeout_upstream", { attributes: { timeout: 1 } });
   assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
   assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
 });
@@ -359,9 +365,11 @@ Deno.test("limit_data closes once its bytes have passed", async () => {
 });
 
 Deno.test("limit_time closes when its time is over", async () => {
-  await using wire = await Wire.open([{ type: "limit_time", attributes: { time: 30 } }]);
+  await using wire = await Wire.open([{ type: "limit_time", attributes: { time: 3_600_000 } }]);
   await wire.client.write(marked(1, 10));
-  assertEquals(await wire.server.readToEnd(), marked(1, 10));
+  assertEquals(await wire.server.readExactly(10), marked(1, 10));
+  wire.proxy.updateToxic("limit_time_downstream", { attributes: { time: 1 } });
+  assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
   assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
 });
 
@@ -570,6 +578,35 @@ Deno.test("a frame toxic that goes lets go of the frame that it keeps", async ()
   await until(() => wire.proxy.stats().upstream.readBytes === frames[0]!.length + 2, "it is read");
   wire.proxy.removeToxic("frame_reorder_upstream");
   assertEquals(await wire.upload(joined(frames[1]!.subarray(2), frames[2]!)), numbered(1, 2, 3));
+});
+
+for (
+  const [type, expected] of [
+    ["frame_reorder", [2, 1, 3]],
+    ["frame_drop", [1, 3]],
+    ["frame_duplicate", [1, 2, 2, 3]],
+  ] as const
+) {
+  Deno.test(`${type} does to the whole frame what it began when it goes in its midst`, async () => {
+    const attributes = { nth: type === "frame_reorder" ? 1 : 2 };
+    await using wire = await Wire.open([{ type, stream: "upstream", attributes }]);
+    const sent = joined(...frames.slice(0, 3)), half = frames[0]!.length + 7;
+    await wire.client.write(sent.subarray(0, half));
+    await until(() => wire.proxy.stats().upstream.readBytes === half, "it is read");
+    wire.proxy.removeToxic(`${type}_upstream`);
+    assertEquals(await wire.upload(sent.subarray(half)), numbered(...expected));
+  });
+}
+
+Deno.test("a toxic that takes the name of one which is going is its own", async () => {
+  await using wire = await Wire.open([{ type: "frame_drop", stream: "upstream", attributes: { nth: 1 } }]);
+  await wire.client.write(frames[0]!.subarray(0, 6));
+  await until(() => wire.proxy.stats().upstream.readBytes === 6, "it is read");
+  wire.proxy.removeToxic("frame_drop_upstream");
+  await wire.proxy.addToxic({ type: "frame_drop", stream: "upstream", attributes: { nth: 9 } });
+  wire.proxy.updateToxic("frame_drop_upstream", { attributes: { nth: 2 } });
+  // The first frame goes to its end with the first toxic; the new one counts from what it sees.
+  assertEquals(await wire.upload(joined(frames[0]!.subarray(6), ...frames.slice(1, 4))), numbered(2, 4));
 });
 
 Deno.test("toxicity strikes a share of the connections, the same when the seed is the same", async () => {

@@ -28,6 +28,7 @@ type Action = "pass" | "drop" | "truncate" | "corrupt" | "duplicate" | "hold";
  */
 export class FrameStage extends Stage<unknown> {
   readonly #type: string;
+  #given: FrameFormatOptions;
   #format: FrameFormat;
   /** The header under way: `#headerLength` bytes of it are there. */
   #header: Uint8Array;
@@ -45,11 +46,14 @@ export class FrameStage extends Stage<unknown> {
   #copy: Uint8Array[] = [];
   #waits = false;
   #unframed = false;
+  /** Resolved when the frame that was under way as the toxic was taken away is through. */
+  #done: PromiseWithResolvers<void> | null = null;
 
   constructor({ type, attributes }: ToxicState, host: Host, next: Sink) {
     super(attributes, host, next);
     this.#type = type;
-    this.#format = new FrameFormat(this.#attributes.format);
+    this.#given = this.#attributes.format;
+    this.#format = new FrameFormat(this.#given);
     this.#header = new Uint8Array(this.#format.headerLength);
   }
 
@@ -96,11 +100,16 @@ export class FrameStage extends Stage<unknown> {
         at = end;
       }
       if (this.#seen === this.#length && !this.#unframed) {
-        if (this.#action === "pass" && this.#waits) {
+        if (this.#action === "pass" && (this.#waits || this.#done !== null)) {
           await this.#push(bytes, passFrom, at);
           passFrom = at;
         }
         await this.#finishFrame();
+        if (this.#done !== null) {
+          this.#done.resolve();
+          this.#done = null;
+          return this.#push(bytes, passFrom, bytes.length);
+        }
       }
     }
     await this.#push(bytes, passFrom, at);
@@ -108,20 +117,37 @@ export class FrameStage extends Stage<unknown> {
 
   // While the toxic does not act the frames are followed all the same: it may act again, and not in mid-frame.
   protected override pass(bytes: Uint8Array): Promise<void> {
-    return this.gone ? this.next.push(bytes) : this.take(bytes);
+    return this.gone && this.#done === null ? this.next.push(bytes) : this.take(bytes);
   }
 
   protected override async finish(how: End): Promise<void> {
+    // Of a frame that is cut off itself there is no second one.
+    if (this.#action === "duplicate" && this.#amidst) this.#dropCopy();
     await this.#release();
     await this.next.end(how);
   }
 
   protected override async flush(): Promise<void> {
-    if (this.gone) return this.#release();
-    await this.#pushCopy();
+    // A frame that waits for the one which is passing cannot go out in the midst of it.
+    if (this.#amidst ? this.#action === "hold" : this.#waits) await this.#pushCopy();
   }
 
-  /** Lets go of all that is kept: no more bytes come. */
+  protected override async leave(): Promise<void> {
+    // What was begun on a frame is done to the whole of it, or those behind it could not be found.
+    if (this.#amidst && (this.#action !== "pass" || this.#waits)) this.#done = Promise.withResolvers();
+    else await this.#release();
+  }
+
+  protected override async left(): Promise<void> {
+    await this.#done?.promise;
+  }
+
+  /** Whether a frame is under way, its header seen. */
+  get #amidst(): boolean {
+    return this.#seen < this.#length;
+  }
+
+  /** Lets go of all that is kept. */
   async #release(): Promise<void> {
     await this.#pushCopy();
     const header = this.#header.subarray(0, this.#headerLength);
@@ -133,10 +159,8 @@ export class FrameStage extends Stage<unknown> {
   #adoptFormat(): void {
     if (this.#headerLength > 0) return;
     const { format } = this.#attributes;
-    const same =
-      (["lengthFieldOffset", "lengthFieldLength", "byteOrder", "lengthAdjustment", "maxFrameLength"] as const)
-        .every((name) => format[name] === this.#format[name]);
-    if (same) return;
+    if (format === this.#given) return;
+    this.#given = format;
     this.#format = new FrameFormat(format);
     this.#header = new Uint8Array(this.#format.headerLength);
   }
@@ -247,12 +271,16 @@ export class FrameStage extends Stage<unknown> {
   }
 
   async #pushCopy(): Promise<void> {
+    const copy = this.#copy;
+    this.#dropCopy();
+    for (const bytes of copy) await this.next.push(bytes);
+  }
+
+  #dropCopy(): void {
+    for (const { length } of this.#copy) this.host.keeps(-length);
+    this.#copy = [];
     this.#waits = false;
     if (this.#action === "hold") this.#action = "pass";
-    for (const bytes of this.#copy.splice(0)) {
-      this.host.keeps(-bytes.length);
-      await this.next.push(bytes);
-    }
   }
 
   async #push(bytes: Uint8Array, from: number, to: number): Promise<void> {

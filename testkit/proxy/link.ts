@@ -137,6 +137,14 @@ export class Link {
 /** How long the sides of a connection that a toxic closed may take to end as well. */
 const lingerMs = 500;
 
+interface Staged {
+  toxic: ToxicState;
+  readonly stage: Stage<unknown>;
+  /** Drawn once: the toxic strikes where this is below its toxicity. */
+  readonly strikes: number;
+  leaving: boolean;
+}
+
 class Direction implements Sink {
   readonly from: ProxySocket;
   /** Its own bytes. */
@@ -147,7 +155,7 @@ class Direction implements Sink {
   readonly #stream: Stream;
   readonly #to: ProxySocket;
   readonly #seed: string;
-  readonly #stages: { toxic: ToxicState; readonly stage: Stage<unknown>; readonly strikes: number }[] = [];
+  readonly #stages: Staged[] = [];
   /** Where bytes that were read go first: the first stage, or this. */
   #head: Sink = this;
   #writing: Promise<void> = Promise.resolve();
@@ -212,22 +220,23 @@ class Direction implements Sink {
     const random = randomFrom(hash(`${this.#seed}/${toxic.stream}/${toxic.name}`)), strikes = random();
     const stage = stageOf(toxic, this.#hostOf(toxic, random), this);
     const last = this.#stages.at(-1);
-    this.#stages.push({ toxic, stage, strikes });
+    this.#stages.push({ toxic, stage, strikes, leaving: false });
     if (last === undefined) this.#head = stage;
     else last.stage.next = stage;
     stage.set(toxic.attributes, strikes < toxic.toxicity);
   }
 
   change(toxic: ToxicState): void {
-    const found = this.#stages.find(({ toxic: { name } }) => name === toxic.name);
+    const found = this.#staged(toxic.name);
     if (found === undefined) return;
     found.toxic = toxic;
     found.stage.set(toxic.attributes, found.strikes < toxic.toxicity);
   }
 
   remove(name: string): void {
-    const found = this.#stages.find(({ toxic }) => toxic.name === name);
+    const found = this.#staged(name);
     if (found === undefined) return;
+    found.leaving = true;
     // Until it has let go of all that it kept it stays in the chain, so that nothing overtakes that.
     found.stage.remove().then(() => {
       const at = this.#stages.indexOf(found);
@@ -236,6 +245,11 @@ class Direction implements Sink {
       if (before === undefined) this.#head = after;
       else before.stage.next = after;
     });
+  }
+
+  /** The stage of a toxic; not one that leaves, whose name may be another's by now. */
+  #staged(name: string): Staged | undefined {
+    return this.#stages.find(({ toxic, leaving }) => toxic.name === name && !leaving);
   }
 
   /** Lets go of whatever toxics wait for. */

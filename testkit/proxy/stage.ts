@@ -71,11 +71,7 @@ export abstract class Stage<Attributes> implements Sink {
   }
 
   end(how: End): Promise<void> {
-    return this.#inTurn(async () => {
-      if (this.#active) return this.finish(how);
-      await this.flush();
-      await this.next.end(how);
-    });
+    return this.#inTurn(() => this.finish(how));
   }
 
   /** Changes the attributes, and whether the toxic acts; resolves when nothing is kept that is not to be. */
@@ -94,15 +90,16 @@ export abstract class Stage<Attributes> implements Sink {
     });
   }
 
-  /** The toxic is taken away. */
-  remove(): Promise<void> {
+  /** The toxic is taken away; resolves when the chain can do without the stage. */
+  async remove(): Promise<void> {
     const acted = this.#wanted;
     this.set(this.attributes, false);
     if (acted) this.removed();
-    return this.#inTurn(() => {
+    await this.#inTurn(() => {
       this.#gone = true;
-      return this.flush();
+      return this.leave();
     });
+    await this.left();
   }
 
   /** Bytes, in their turn. */
@@ -113,7 +110,7 @@ export abstract class Stage<Attributes> implements Sink {
     return this.next.push(bytes);
   }
 
-  /** The end, in its turn. */
+  /** The end, in its turn, whether the toxic acts or not. */
   protected async finish(how: End): Promise<void> {
     await this.flush();
     await this.next.end(how);
@@ -122,8 +119,18 @@ export abstract class Stage<Attributes> implements Sink {
   /** The toxic begins to act. */
   protected start(): void {}
 
-  /** Pushes on what is kept. */
+  /** The toxic acts no more: pushes on what is kept. */
   protected flush(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** The stage is to leave the chain: pushes on the rest of what is kept, as far as it can. */
+  protected leave(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Resolves when nothing is kept that {@linkcode Stage.leave} could not push on. */
+  protected left(): Promise<void> {
     return Promise.resolve();
   }
 

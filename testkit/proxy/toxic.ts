@@ -240,19 +240,14 @@ function formatOf(value: unknown = {}): FrameFormatOptions {
   if (typeof value !== "object" || value === null) {
     throw new RangeError(`Cannot set a toxic: format must be an object, and is ${json(value)}`);
   }
-  const { lengthFieldOffset, lengthFieldLength, byteOrder, lengthAdjustment, maxFrameLength, ...rest } =
-    new FrameFormat(value);
+  const format = new FrameFormat(value);
   for (const name of Object.keys(value)) {
-    if (
-      !Object.hasOwn(rest, name) &&
-      !["lengthFieldOffset", "lengthFieldLength", "byteOrder", "lengthAdjustment", "maxFrameLength"].includes(
-        name,
-      )
-    ) {
+    if (!Object.hasOwn(format, name)) {
       throw new RangeError(`Cannot set a toxic: ${name} is not a field of frame formats`);
     }
   }
-  // The proxy handles frames whole: nothing is stripped.
+  const { lengthFieldOffset, lengthFieldLength, byteOrder, lengthAdjustment, maxFrameLength } = format;
+  // Toxics see frames whole: nothing is stripped.
   return { lengthFieldOffset, lengthFieldLength, byteOrder, lengthAdjustment, maxFrameLength };
 }
 

@@ -263,6 +263,7 @@ class HalfOpen extends Stage<AttributesOf<"half_open">> {
   }
 
   protected override finish(how: End): Promise<void> {
+    if (!this.acting) return this.next.end(how);
     this.#swallowed = how;
     this.host.struck(`swallowed ${how}`, 0, {});
     this.host.over();
