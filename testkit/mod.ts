@@ -5,3 +5,5 @@
  */
 
 export { between, newSeed, oneOf, type Random, randomFrom } from "./random.ts";
+export * from "./proxy.ts";
+export { ProxyApi, ProxyApiError, type ProxyApiOptions, serveProxies } from "./proxy/api.ts";
