@@ -1,0 +1,43 @@
+// Does the conformance suite bite? Every way to break a small sound server must fail the cases that it names.
+
+import { assertEquals } from "@std/assert";
+import { runConformance } from "../testkit/conformance/runner.ts";
+import { isBad } from "../testkit/conformance/result.ts";
+import { type Mutation, mutations, type SoundServerOptions, startSoundServer } from "../testkit/mutants.ts";
+import { launchSound } from "./support/conformance.ts";
+
+/** Runs cases against a mutant, and returns the ids of those that fail. */
+async function failing(options: SoundServerOptions, select: string, timeoutMs: number): Promise<string[]> {
+  await using server = startSoundServer(options);
+  const results = await runConformance({
+    port: server.port,
+    dialect: options.dialect ?? "spec",
+    strict: true,
+    select,
+    timeoutMs,
+    launch: launchSound(options),
+    memory: () => server.heldBytes,
+  });
+  return results.filter(isBad).map(({ id }) => id);
+}
+
+Deno.test("the conformance suite fails every mutant of a sound server, in the cases that its mutation names", async (t) => {
+  const failed = new Map<Mutation, string[]>(), queue = mutations[Symbol.iterator]();
+  await Promise.all(Array.from({ length: 6 }, async () => {
+    for (const mutation of queue) {
+      failed.set(mutation, await failing({ mutation: mutation.name }, mutation.fails.join(","), 400));
+    }
+  }));
+  assertEquals(failed.size >= 24, true);
+  for (const [{ name, breaks, fails }, ids] of failed) {
+    await t.step(
+      `${name}: ${breaks}: fails ${ids.join(", ")}`,
+      () => assertEquals(ids.toSorted(), [...fails].toSorted()),
+    );
+  }
+});
+
+Deno.test("the cases that a mutation names are passed by the sound server when nothing is broken", async () => {
+  const named = [...new Set(mutations.flatMap(({ fails }) => fails))];
+  assertEquals(await failing({}, named.join(","), 2000), []);
+});
