@@ -139,19 +139,24 @@ export class FrameMarker {
   }
 }
 
-/** The rows of a dump. `length` is how many bytes there were before a bound cut them. */
-export function dumpRows(bytes: Uint8Array, marks: FrameMarks = noMarks, length = bytes.length): string[] {
+/** The rows of a dump. `length` is how many bytes there were before a bound cut them, `width` how many a row has. */
+export function dumpRows(
+  bytes: Uint8Array,
+  marks: FrameMarks = noMarks,
+  length = bytes.length,
+  width = rowLength,
+): string[] {
   const rows: string[] = [];
   const { frames } = marks;
   let next = 0;
-  for (let start = 0; start < bytes.length; start += rowLength) {
+  for (let start = 0; start < bytes.length; start += width) {
     const labels: string[] = [];
-    const end = Math.min(start + rowLength, bytes.length), from = next;
+    const end = Math.min(start + width, bytes.length), from = next;
     for (; next < frames.length && frames[next]!.at < end; next++) labels.push(frames[next]!.label);
     const begins = new Set(frames.slice(from, next).map(({ at }) => at));
-    const cells = cellsOf(bytes, start, rowLength, begins, marks.brokenFrom);
+    const cells = cellsOf(bytes, start, width, begins, marks.brokenFrom);
     const offset = start.toString(16).padStart(8, "0");
-    const text = charactersOf(bytes.subarray(start, end)).padEnd(rowLength);
+    const text = charactersOf(bytes.subarray(start, end)).padEnd(width);
     rows.push(`${offset} ${cells} ${text}  ${shortened(labels)}`.trimEnd());
   }
   if (length > bytes.length) rows.push(`… and ${length - bytes.length} more bytes`);

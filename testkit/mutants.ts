@@ -122,6 +122,7 @@ export class SoundServer implements AsyncDisposable {
   readonly #connections = new Set<SoundConnection>();
   readonly #served: Promise<void>;
   #draining = false;
+  #closed = false;
 
   /** Listens. */
   constructor({ port = 0, dialect = "spec", maxFrameLength = 1_048_576, mutation }: SoundServerOptions) {
@@ -155,6 +156,7 @@ export class SoundServer implements AsyncDisposable {
 
   /** Ends the listening. */
   close(): void {
+    this.#closed = true;
     this.#listener[Symbol.dispose]();
   }
 
@@ -180,7 +182,9 @@ export class SoundServer implements AsyncDisposable {
       try {
         socket = await this.#listener.accept();
       } catch {
-        break; // closed
+        if (this.#closed) break;
+        // A connection that was reset before it was accepted is no reason to accept no others.
+        continue;
       }
       const connection = new SoundConnection(this, socket);
       this.#connections.add(connection);

@@ -138,6 +138,9 @@ export class Wire implements AsyncDisposable {
     signal?.addEventListener("abort", abort, { once: true });
     try {
       await connected.promise;
+    } catch (error) {
+      if (!socket.closed) await new Promise<void>((resolve) => socket.once("close", () => resolve()));
+      throw error;
     } finally {
       signal?.removeEventListener("abort", abort);
       socket.off("error", connected.reject);
@@ -301,7 +304,7 @@ export class Wire implements AsyncDisposable {
         if (ended || late) {
           const code = !ended ? "timeout" : this.#end === "fin" ? "ended" : "reset";
           const why = code === "timeout"
-            ? `${timeoutMs} ms were over`
+            ? `${Math.round(timeoutMs)} ms were over`
             : code === "ended"
             ? "the other side ended"
             : "the connection was reset";

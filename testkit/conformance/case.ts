@@ -103,6 +103,7 @@ export class Trial implements AsyncDisposable {
   readonly options: TrialOptions;
   /** All connections in the order in which they were made; the first one's closing is judged. */
   readonly peers: Peer[] = [];
+  readonly #wires: Wire[] = [];
   readonly #launched: LaunchedTarget[] = [];
   readonly #endAt: number;
   /** What ends each pause that is under way. */
@@ -121,25 +122,25 @@ export class Trial implements AsyncDisposable {
 
   /** Makes a connection. */
   async connect(target: { hostname: string; port: number } = this.options): Promise<Peer> {
-    const { hostname, port } = target, signal = AbortSignal.timeout(Math.ceil(this.leftMs));
-    const peer = new Peer(this, await Wire.connect({ hostname, port, signal }));
+    const peer = await this.#connect(target);
     this.peers.push(peer);
-    // The case was given up while this one connected.
-    if (this.#over) await peer.wire[Symbol.asyncDispose]();
     return peer;
   }
 
   /** Makes connections, all at the same time. */
-  connectMany(count: number): Promise<Peer[]> {
-    return Promise.all(Array.from({ length: count }, () => this.connect()));
+  async connectMany(count: number): Promise<Peer[]> {
+    const peers = await Promise.all(Array.from({ length: count }, () => this.#connect(this.options)));
+    this.peers.push(...peers);
+    return peers;
   }
 
   /** Starts a target of this case's own. */
   async launch(): Promise<LaunchedTarget> {
     const target = await this.options.launch!();
     this.#launched.push(target);
-    if (this.#over) await target[Symbol.asyncDispose]();
-    return target;
+    if (!this.#over) return target;
+    await target[Symbol.asyncDispose]();
+    throw new Misbehaviour("the case was given up");
   }
 
   /** Waits, at most until the case is given up. */
@@ -167,9 +168,18 @@ export class Trial implements AsyncDisposable {
     this.#over = true;
     for (const end of this.#pauses) end();
     await Promise.all([
-      ...this.peers.map(({ wire }) => wire[Symbol.asyncDispose]()),
+      ...this.#wires.map((wire) => wire[Symbol.asyncDispose]()),
       ...this.#launched.map((target) => target[Symbol.asyncDispose]()),
     ]);
+  }
+
+  async #connect({ hostname, port }: { hostname: string; port: number }): Promise<Peer> {
+    const wire = await Wire.connect({ hostname, port, signal: AbortSignal.timeout(Math.ceil(this.leftMs)) });
+    this.#wires.push(wire);
+    if (!this.#over) return new Peer(this, wire);
+    // The case was given up while this one connected.
+    await wire[Symbol.asyncDispose]();
+    throw new Misbehaviour("the case was given up");
   }
 }
 

@@ -10,7 +10,7 @@ const cutting = "How the bytes are cut into segments, reads or writes means noth
 const goesOn = ["the client submits as much as it does when nothing is done to it, then ends"];
 const gives = ["the client ends the connection, and then itself"];
 
-type Reply = (guest: Guest, requests: Request[]) => Promise<void>;
+type Reply = (guest: Guest, requests: Request[], trial: ClientTrial) => Promise<void>;
 
 /** A case whose answers come in a way that the client must endure. */
 function endured(
@@ -21,7 +21,7 @@ function endured(
     ...must,
     accepted: goesOn,
     ...text,
-    run: async (_, guest) => void await guest.serveAll((requests) => reply(guest, requests)),
+    run: async (trial, guest) => void await guest.serveAll((requests) => reply(guest, requests, trial)),
   };
 }
 
@@ -151,21 +151,26 @@ export const clientCases: readonly ClientCase[] = sorted([
   endured(
     {
       id: "4.4/1",
-      description: "Answers in the reverse order of the requests under way",
+      description:
+        "Answers in the reverse order of the requests under way, the last one 100 ms behind the others",
       requirement: "Answers MAY come in any order.",
     },
-    (guest, requests) => guest.reply(requests.toReversed()),
+    async (guest, requests, trial) => {
+      await guest.reply(requests.slice(1).toReversed());
+      await trial.expectWaiting();
+      await guest.reply(requests.slice(0, 1));
+    },
   ),
   endured(
     {
       id: "4.5/1",
-      description: "Answers with ids that were never sent, before each true one",
+      description: "Answers with ids that were never sent, before the true ones and between them",
       requirement: "A client SHOULD count both and MUST NOT treat them as fatal.",
     },
-    async (guest, requests) => {
-      for (const request of requests) {
-        await guest.wire.send(joined(guest.answer({ command: 0x02, id: "87654321" }), guest.answer(request)));
-      }
+    async (guest, requests, trial) => {
+      await guest.reply([{ command: 0x02, id: "87654321" }]);
+      await trial.expectWaiting();
+      await guest.reply(requests.flatMap((request) => [{ command: 0x02, id: "76543210" }, request]));
     },
   ),
   endured(
@@ -174,8 +179,12 @@ export const clientCases: readonly ClientCase[] = sorted([
       description: "Each SUBMIT's answer twice",
       requirement: "A client SHOULD count both and MUST NOT treat them as fatal.",
     },
-    (guest, requests) =>
-      guest.reply(requests.flatMap((request) => request.command === 0x02 ? [request, request] : [request])),
+    async (guest, requests, trial) => {
+      const [first, ...others] = requests as [Request, ...Request[]];
+      await guest.reply(first.command === 0x02 ? [first, first] : [first]);
+      if (others.length > 0) await trial.expectWaiting();
+      await guest.reply(others.flatMap((request) => [request, request]));
+    },
   ),
   endured(
     {

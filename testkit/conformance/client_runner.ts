@@ -73,14 +73,20 @@ async function played(one: ClientCase, options: ClientTrialOptions): Promise<Cas
   } catch (error) {
     return notPlayed(one, "error", error instanceof Error ? error.message : String(error));
   }
-  await using _ = trial;
-  return await judge({
-    text: one,
-    limitMs: options.limitMs,
-    run: async () => await one.run(trial, await trial.guest()),
-    closing: () => closingOf(trial, one.closing),
-    wires: () => trial.logs,
-  });
+  let running = Promise.resolve();
+  try {
+    return await judge({
+      text: one,
+      limitMs: options.limitMs,
+      run: () => running = trial.guest().then((guest) => one.run(trial, guest)),
+      closing: () => closingOf(trial, one.closing),
+      wires: () => trial.logs,
+    });
+  } finally {
+    await trial[Symbol.asyncDispose]();
+    // A case that was given up ends by itself once its client is gone.
+    await running.catch(() => {});
+  }
 }
 
 async function closingOf(trial: ClientTrial, allowed: readonly Closing[]): Promise<Closing> {

@@ -99,6 +99,15 @@ export class ClientTrial implements AsyncDisposable {
     if (status === null) throw new Misbehaviour("the client had not ended when the time limit was over");
   }
 
+  /** Fails where the client ends within a little while, although something is due to it. */
+  async expectWaiting(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<null>(),
+      timer = setTimeout(() => resolve(null), quietMs);
+    const status = await Promise.race([this.#process!.exited, promise]);
+    clearTimeout(timer);
+    if (status !== null) throw new Misbehaviour("the client ended while it had a request without an answer");
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#process?.[Symbol.asyncDispose]();
     const closed = new Promise<void>((resolve) => this.#listener.close(() => resolve()));

@@ -79,8 +79,8 @@ export function failureLines(result: CaseResult, maxFrameLength: number): string
   ];
 }
 
-/** Who sent what when: hex with the boundaries of frames. */
-export function wireLines(events: readonly WireEvent[], maxFrameLength: number): string[] {
+/** Who sent what when: hex with the boundaries of frames, so many bytes in a row. */
+export function wireLines(events: readonly WireEvent[], maxFrameLength: number, width = 16): string[] {
   const format = submitFormat(maxFrameLength),
     markers = { us: new FrameMarker(format), them: new FrameMarker(format) };
   // Where bytes were not kept, nobody knows where the next frame begins.
@@ -89,14 +89,14 @@ export function wireLines(events: readonly WireEvent[], maxFrameLength: number):
   for (const { atMs, by, what, bytes, length } of events) {
     const who = by === "us" ? "kit    →" : "target →";
     lines.push(
-      `${`+${atMs.toFixed(1)} ms`.padStart(12)}  ${who} ${
+      `${`+${atMs.toFixed(1)} ms`.padStart(10)}  ${who} ${
         what === "bytes" ? `${length} B` : what.toUpperCase()
       }`,
     );
     if (what !== "bytes") continue;
     const marks = cut[by] ? undefined : markers[by].mark(bytes);
     const shown = bytes.subarray(0, maxDumpBytes);
-    lines.push(...dumpRows(shown, marks, length).map((row) => `      ${row}`));
+    lines.push(...dumpRows(shown, marks, length, width).map((row) => `  ${row}`));
     if (bytes.length < length) cut[by] = true;
   }
   return lines;

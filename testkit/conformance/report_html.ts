@@ -18,6 +18,8 @@ export function htmlReport(report: RunReport): string {
       return `<p class="sum"><code>${escaped(target)}</code><br><b class="${good ? "good" : "bad"}">` +
         `${escaped(summaryLine(results))}</b></p>`;
     }),
+    "<h2>All cases</h2>",
+    matrix(report),
     ...targets.flatMap(({ target, results }, index) => {
       const bad = results.filter(isBad);
       if (bad.length === 0) return [];
@@ -27,8 +29,6 @@ export function htmlReport(report: RunReport): string {
         ...bad.map((result) => failure(result, index, maxFrameLength)),
       ];
     }),
-    "<h2>All cases</h2>",
-    matrix(report),
   ].join("\n");
   return page("Conformance to the submit protocol", body, style);
 }
@@ -55,7 +55,7 @@ function failure(result: CaseResult, target: number, maxFrameLength: number): st
   }
   const wires = result.wires.map((wire, index) =>
     `<details${index === 0 ? " open" : ""}><summary>wire ${index + 1}</summary><pre>${
-      escaped(wireLines(wire, maxFrameLength).slice(0, maxWireLines).join("\n"))
+      escaped(wireLines(wire, maxFrameLength, 8).slice(0, maxWireLines).join("\n"))
     }</pre></details>`
   );
   return `<section class="failure" id="${anchor(target, id)}">

@@ -1,6 +1,6 @@
 // What became of a case: a verdict on behaviour, one on the closing, and what was on the wire.
 
-import type { WireEvent } from "../wire.ts";
+import { WireError, type WireEvent } from "../wire.ts";
 import { type CaseText, type Closing, Misbehaviour, NotJudged } from "./case.ts";
 
 /** What was judged, and what came. */
@@ -69,7 +69,9 @@ export async function judge({ text, limitMs, run, closing, wires }: Play): Promi
   } catch (error) {
     if (error instanceof NotJudged) return result("skipped", null, null, error.message);
     const message = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Misbehaviour)) return result("error", null, null, message);
+    if (!(error instanceof Misbehaviour || error instanceof WireError)) {
+      return result("error", null, null, message);
+    }
     behaviour = { ok: false, came: message };
   } finally {
     clearTimeout(timer);

@@ -97,14 +97,21 @@ export async function runConformance(options: ConformanceOptions): Promise<CaseR
 const budgetTimes = 27;
 
 async function played(one: ServerCase, options: Trial["options"]): Promise<CaseResult> {
-  await using trial = new Trial(options);
-  return await judge({
-    text: one,
-    limitMs: options.limitMs,
-    run: () => one.run(trial),
-    closing: () => closingOf(trial.peers[0], one.closing, trial),
-    wires: () => trial.peers.map(({ wire }) => [...wire.log]),
-  });
+  const trial = new Trial(options);
+  let running = Promise.resolve();
+  try {
+    return await judge({
+      text: one,
+      limitMs: options.limitMs,
+      run: () => running = one.run(trial),
+      closing: () => closingOf(trial.peers[0], one.closing, trial),
+      wires: () => trial.peers.map(({ wire }) => [...wire.log]),
+    });
+  } finally {
+    await trial[Symbol.asyncDispose]();
+    // A case that was given up ends by itself once its connections are gone.
+    await running.catch(() => {});
+  }
 }
 
 /** How a connection was closed. Where it should be by now and is not, that is waited for. */
