@@ -5,7 +5,7 @@ import type { Dialect } from "../codec/mod.ts";
 /** A way to break the sound server. */
 export interface Mutation {
   /** A short name, to switch it on. */
-  readonly name: MutationName;
+  readonly name: string;
   /** What it breaks, in words. */
   readonly breaks: string;
   /** Conformance cases that must fail with it, among others. */
@@ -64,14 +64,13 @@ const mutationTable = {
   "drain-serves-on": ["a server that stops goes on to serve its connections", ["5.1/1", "5.1/2"]],
 } as const satisfies Record<string, readonly [string, readonly string[]]>;
 
-/** The name of a mutation. */
-export type MutationName = keyof typeof mutationTable;
+type MutationName = keyof typeof mutationTable;
 
 /** All mutations of the sound server. */
 export const mutations: readonly Mutation[] = Object.entries(mutationTable).map((
   [name, [breaks, fails]],
 ) => ({
-  name: name as MutationName,
+  name,
   breaks,
   fails,
 }));
@@ -84,14 +83,15 @@ export interface SoundServerOptions {
   dialect?: Dialect;
   /** The longest frame that is accepted, in bytes. @default {1_048_576} */
   maxFrameLength?: number;
-  /** What to break. */
-  mutation?: MutationName;
+  /** What to break: the name of one of {@linkcode mutations}. */
+  mutation?: string;
 }
 
 /**
  * Starts a small server of the submit protocol that accepts whatever is submitted. It uses nothing of this package,
  * so that a mistake that both would share cannot hide itself, and it can be broken on purpose.
  *
+ * @throws {RangeError} If there is no such mutation.
  * @throws {Deno.errors.AddrInUse} If the port is taken.
  *
  * @example A test suite of one's own must notice a server that is broken
@@ -107,16 +107,22 @@ export interface SoundServerOptions {
  * ```
  */
 export function startSoundServer(options: SoundServerOptions = {}): SoundServer {
-  return new SoundServer(options);
+  return new ListeningServer(options);
 }
 
-/** A server that {@linkcode startSoundServer} started. */
-export class SoundServer implements AsyncDisposable {
-  /** What it was started with. */
+/** A server that {@linkcode startSoundServer} started; disposing of it ends it and its connections at once. */
+export interface SoundServer extends AsyncDisposable {
+  /** The port that it listens on. */
+  readonly port: number;
+  /** The bytes that its connections keep room for: requests that are not whole, and answers that are not sent. */
+  readonly heldBytes: number;
+  /** Stops in order: what was read is answered. Resolves when all connections have ended. */
+  drain(): Promise<void>;
+}
+
+class ListeningServer implements SoundServer {
   readonly dialect: Dialect;
-  /** The longest frame that is accepted, in bytes. */
   readonly maxFrameLength: number;
-  /** What is broken. */
   readonly mutation: MutationName | undefined;
   readonly #listener: Deno.TcpListener;
   readonly #connections = new Set<SoundConnection>();
@@ -124,21 +130,23 @@ export class SoundServer implements AsyncDisposable {
   #draining = false;
   #closed = false;
 
-  /** Listens. */
   constructor({ port = 0, dialect = "spec", maxFrameLength = 1_048_576, mutation }: SoundServerOptions) {
+    if (mutation !== undefined && !Object.hasOwn(mutationTable, mutation)) {
+      throw new RangeError(
+        `mutation must be the name of one of the mutations, and is ${JSON.stringify(mutation)}`,
+      );
+    }
     this.dialect = dialect;
     this.maxFrameLength = maxFrameLength;
-    this.mutation = mutation;
+    this.mutation = mutation as MutationName | undefined;
     this.#listener = Deno.listen({ hostname: "127.0.0.1", port });
     this.#served = this.#accept();
   }
 
-  /** The port that it listens on. */
   get port(): number {
     return this.#listener.addr.port;
   }
 
-  /** The bytes that its connections keep room for: requests that are not whole, and answers that are not sent. */
   get heldBytes(): number {
     return this.#connections.values().reduce((sum, { heldBytes }) => sum + heldBytes, 0);
   }
@@ -146,7 +154,6 @@ export class SoundServer implements AsyncDisposable {
   /** Whether a connection has opened a session. */
   sessionOpened = false;
 
-  /** Stops in order: what was read is answered. Resolves when all connections have ended. */
   async drain(): Promise<void> {
     this.#draining = true;
     this.close();
@@ -165,7 +172,6 @@ export class SoundServer implements AsyncDisposable {
     for (const connection of this.#connections) connection.cut();
   }
 
-  /** Ends all at once. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     while (this.#connections.size > 0) {
@@ -204,7 +210,7 @@ const longestLingerMs = 1000;
 type Step = "frame" | "more" | "error";
 
 class SoundConnection {
-  readonly #server: SoundServer;
+  readonly #server: ListeningServer;
   readonly #socket: Deno.TcpConn;
   readonly #mutation: MutationName | undefined;
   // Bytes that were read and not handled lie in #in from #start to #end.
@@ -224,7 +230,7 @@ class SoundConnection {
   #writing: Promise<void> = Promise.resolve();
   served: Promise<void> = Promise.resolve();
 
-  constructor(server: SoundServer, socket: Deno.TcpConn) {
+  constructor(server: ListeningServer, socket: Deno.TcpConn) {
     this.#server = server;
     this.#socket = socket;
     this.#mutation = server.mutation;

@@ -36,6 +36,7 @@ export type Closing = "fin" | "reset" | "open" | "by the kit";
 export interface CaseText {
   /** The section of docs/protocol.md that it proves, and a number: `2.3/1`. */
   readonly id: string;
+  /** What it is about. */
   readonly group: Group;
   /** A SHOULD is run where the run is strict. */
   readonly level: "MUST" | "SHOULD";
@@ -73,7 +74,9 @@ export class NotJudged extends Error {
 
 /** A target that was started for a case. */
 export interface LaunchedTarget extends AsyncDisposable {
+  /** Where it listens. */
   readonly hostname: string;
+  /** The port that it listens on. */
   readonly port: number;
   /** Asks it to stop, as SIGTERM does. */
   terminate(): void;

@@ -5,6 +5,7 @@ import { type CaseText, type Closing, Misbehaviour, NotJudged } from "./case.ts"
 
 /** What was judged, and what came. */
 export interface Verdict {
+  /** Whether it is what was accepted. */
   readonly ok: boolean;
   /** What came, in words; empty where it is what was accepted. */
   readonly came: string;
@@ -20,6 +21,7 @@ export interface CaseResult extends CaseText {
   readonly closed: Verdict | null;
   /** Why it was skipped, or could not be judged. */
   readonly reason: string | null;
+  /** How long it took. */
   readonly durationMs: number;
   /** What happened on each connection, in the order in which they were made. Kept where the case failed. */
   readonly wires: readonly (readonly WireEvent[])[];
@@ -55,7 +57,7 @@ export async function judge({ text, limitMs, run, closing, wires }: Play): Promi
     behaviour,
     closed,
     reason,
-    durationMs: performance.now() - startedAt,
+    durationMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
     wires: isBad({ status }) ? wires() : [],
   });
   const late = Promise.withResolvers<never>();
