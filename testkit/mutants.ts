@@ -204,7 +204,7 @@ class ListeningServer implements SoundServer {
 }
 
 const readLength = 65_536;
-const longestLingerMs = 1000;
+const longestLingerMs = 2000;
 
 /** What is to be done with the bytes that were read. */
 type Step = "frame" | "more" | "error";

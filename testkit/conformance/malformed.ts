@@ -175,7 +175,7 @@ export const malformedInput: readonly ServerCase[] = [
     requirement: "It SHOULD do so within a bound of time, a second or two, and of bytes.",
     accepted: ["the connection is closed altogether within 6 seconds of the target's FIN"],
     closing: ["reset"],
-    patience: 4,
+    patience: 3,
     async run(trial) {
       const peer = await trial.connect();
       await peer.send(request(0x55, 1));
