@@ -108,7 +108,6 @@ export class FrameBudget {
 /** A long frame takes longer: this much for each this many bytes of it. */
 const frameAllowance = { ms: 1000, bytes: 16_384 };
 /** A slow handler must not pin memory: the slabs that one connection has on loan for reading, at most. */
-const maxReadSlabs = 2;
 /** How long a peer that may still be sending gets to read the last answers. */
 const lingerMs = 1000;
 /** What is read and thrown away meanwhile; a peer that floods is left to its full send buffer. */
