@@ -1,0 +1,97 @@
+// Is FrameDecoderStream ever slower than what everybody writes first? Prints the ratio of the two, by case.
+//
+//   deno run -A bench/streams.ts [--rounds N]
+
+import { concat } from "@std/bytes/concat";
+import { parseArgs } from "@std/cli/parse-args";
+import { encodeFrame, FrameDecoderStream } from "../codec/mod.ts";
+
+/** The decoder of the textbooks: concatenate, slice, enqueue. A big-endian length of four bytes, not counting itself. */
+export class TextbookDecoderStream extends TransformStream<Uint8Array, Uint8Array> {
+  constructor() {
+    let buffer: Uint8Array = new Uint8Array(0);
+    super({
+      transform(chunk, controller) {
+        buffer = concat([buffer, chunk]);
+        let at = 0;
+        while (buffer.length - at >= 4) {
+          const length = new DataView(buffer.buffer, buffer.byteOffset + at).getUint32(0) + 4;
+          if (buffer.length - at < length) break;
+          controller.enqueue(buffer.slice(at, at + length));
+          at += length;
+        }
+        buffer = buffer.slice(at);
+      },
+    });
+  }
+}
+
+const maxFrameLength = 32 * 1_048_576;
+
+/** Frames of `frameLength` bytes, `total` bytes in all, cut into chunks of `chunkLength`. */
+export function wireOf(frameLength: number, total: number, chunkLength: number): Uint8Array[] {
+  const frame = encodeFrame(new Uint8Array(frameLength - 4), { maxFrameLength });
+  const count = Math.max(1, Math.floor(total / frameLength)), wire = new Uint8Array(count * frameLength);
+  for (let i = 0; i < count; i++) wire.set(frame, i * frameLength);
+  const chunks: Uint8Array[] = [];
+  for (let at = 0; at < wire.length; at += chunkLength) chunks.push(wire.subarray(at, at + chunkLength));
+  return chunks;
+}
+
+/** Milliseconds that a decoder takes for the chunks; fails where frames are missing. */
+async function time(
+  chunks: readonly Uint8Array[],
+  decoder: TransformStream<Uint8Array, Uint8Array>,
+  frameLength: number,
+): Promise<number> {
+  let next = 0, frames = 0;
+  const source = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      if (next < chunks.length) controller.enqueue(chunks[next++]!);
+      else controller.close();
+    },
+  }, { highWaterMark: 0 });
+  const start = performance.now(), reader = source.pipeThrough(decoder).getReader();
+  for (let read; !(read = await reader.read()).done; frames++) {
+    if (read.value.length !== frameLength) throw new Error(`a frame of ${read.value.length} bytes`);
+  }
+  const ms = performance.now() - start;
+  const bytes = chunks.reduce((sum, { length }) => sum + length, 0);
+  if (frames !== bytes / frameLength) throw new Error(`${frames} frames in ${bytes} bytes`);
+  return ms;
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
+}
+
+async function main(): Promise<void> {
+  const rounds = Number(parseArgs(Deno.args, { string: ["rounds"] }).rounds ?? 9);
+  const say = (line: string) => void Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
+  say("| frames of | chunks of | textbook, ms | FrameDecoderStream, ms | textbook : ours |");
+  say("|---|---|---|---|---|");
+  const cases = [16, 64, 1024, 16_384, 262_144].flatMap((frame) =>
+    [64, 1024, 65_536].map((chunk) => [frame, chunk, Math.min(1_048_576, 16_384 * frame)] as const)
+  );
+  for (const [frame, chunk, total] of [...cases, [16_777_216, 1024, 16_777_216] as const]) {
+    const chunks = wireOf(frame, Math.min(total, chunk * 16_384), chunk);
+    const textbook: number[] = [], ours: number[] = [], ratios: number[] = [];
+    // The quadratic one is not asked for often.
+    for (let round = 0; round <= (frame > 1_048_576 ? 1 : rounds); round++) {
+      const a = await time(chunks, new TextbookDecoderStream(), frame);
+      const b = await time(chunks, new FrameDecoderStream({ maxFrameLength }), frame);
+      if (round === 0) continue; // the compilers had to look first
+      textbook.push(a), ours.push(b), ratios.push(a / b);
+    }
+    const shown = [
+      frame,
+      chunk,
+      median(textbook).toFixed(1),
+      median(ours).toFixed(1),
+      median(ratios).toFixed(2),
+    ];
+    say(`| ${shown.join(" | ")} |`);
+  }
+}
+
+if (import.meta.main) main();
