@@ -118,6 +118,12 @@ export interface Server extends AsyncDisposable {
    * answered 4, shutting down, while answers are due.
    */
   shutdown(): Promise<DrainReport>;
+  /**
+   * Serves a socket that is there already as if it had been accepted, within the same limits; resolves, never rejects,
+   * when it is done with it. The socket is the server's from then on: it closes it, at once where it has stopped.
+   * `remoteAddr` is what handlers and events are told; without it, the socket's own, or an address with no name.
+   */
+  handle(socket: ByteSocket, remoteAddr?: Deno.Addr): Promise<void>;
   /** A snapshot of the counts. */
   stats(): ServerStats;
   /** Lets the server keep the process alive, as it does from the start. */
@@ -154,7 +160,7 @@ export class Host implements Server {
   // Connections that are admitted, or about to be.
   #places = 0;
   // Sockets that are not ready for their first frame.
-  readonly #unready = new Set<Socket>();
+  readonly #unready = new Set<ByteSocket>();
   readonly #placeFreed: (() => void)[] = [];
   #stopping: Promise<DrainReport> | null = null;
   // Set once the server is cut: who comes to be served then, from a place that was waited for, is cut too.
@@ -220,6 +226,14 @@ export class Host implements Server {
     return this.#stopping ??= this.#shutdown();
   }
 
+  async handle(socket: ByteSocket, remoteAddr: Deno.Addr = addressOf(socket)): Promise<void> {
+    // A server that has let its last connection go takes no other.
+    if (this.#stopping !== null && this.#places === 0) return socket[Symbol.dispose]();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#admit(socket, null, remoteAddr, resolve);
+    await promise;
+  }
+
   stats(): ServerStats {
     const stats = { ...this.counts, limits: { ...this.counts.limits } };
     for (const { bytesRead, out } of this.#services.values()) {
@@ -274,39 +288,50 @@ export class Host implements Server {
   }
 
   /** Finds a place for an accepted socket, or refuses it. The promise is for the acceptor to wait for. */
-  #admit(socket: Socket, endpoint: Endpoint): Promise<void> | void {
+  #admit(
+    socket: ByteSocket,
+    endpoint: Endpoint | null,
+    remoteAddr: Deno.Addr | null = null,
+    onDone: () => void = () => {},
+  ): Promise<void> | void {
     const { maxConnections, whenFull } = this.limits;
     this.counts.connectionsAccepted++;
     const number = this.counts.connectionsAccepted;
+    const occupy = () => void this.#occupy(socket, endpoint, number, remoteAddr).then(onDone);
     if (this.#places < maxConnections) {
       this.#places++;
-      return void this.#occupy(socket, endpoint, number);
+      return occupy();
     }
     if (whenFull === "wait") {
       this.limitReached(null, "maxConnections", maxConnections);
-      return new Promise<void>((resolve) => this.#placeFreed.push(resolve))
-        .then(() => void this.#occupy(socket, endpoint, number));
+      return new Promise<void>((resolve) => this.#placeFreed.push(resolve)).then(occupy);
     }
     this.#refuse(
       socket,
-      addressOf(socket),
+      remoteAddr ?? addressOf(socket),
       new LimitError("The server is full", "maxConnections", maxConnections),
     );
+    onDone();
   }
 
   /** Serves a socket that has a place, and gives the place back. */
-  async #occupy(socket: Socket, endpoint: Endpoint, number: number): Promise<void> {
+  async #occupy(
+    socket: ByteSocket,
+    endpoint: Endpoint | null,
+    number: number,
+    given: Deno.Addr | null,
+  ): Promise<void> {
     let address = "";
     try {
-      let remoteAddr = socket.remoteAddr, bytes: ByteSocket = socket;
+      let remoteAddr = given ?? (socket as Socket).remoteAddr, bytes = socket;
       if ("setNoDelay" in socket) {
         (socket as Deno.TcpConn).setNoDelay(true);
         (socket as Deno.TcpConn).setKeepAlive(true);
       }
-      if (!endpoint.plain) {
+      if (endpoint !== null && !endpoint.plain) {
         this.#unready.add(socket);
         try {
-          ({ remoteAddr, socket: bytes } = await endpoint.ready(socket));
+          ({ remoteAddr, socket: bytes } = await endpoint.ready(socket as Socket));
         } finally {
           this.#unready.delete(socket);
         }
@@ -324,7 +349,7 @@ export class Host implements Server {
       }
       await this.#serve(bytes, remoteAddr, number);
     } catch (error) {
-      this.#refuse(socket, addressOf(socket), error);
+      this.#refuse(socket, given ?? addressOf(socket), error);
     } finally {
       const others = (this.#byAddress.get(address) ?? 1) - 1;
       if (others > 0) this.#byAddress.set(address, others);
@@ -335,7 +360,7 @@ export class Host implements Server {
     }
   }
 
-  #refuse(socket: Socket, remoteAddr: Deno.Addr, error: unknown): void {
+  #refuse(socket: ByteSocket, remoteAddr: Deno.Addr, error: unknown): void {
     socket[Symbol.dispose]();
     this.counts.connectionsRefused++;
     if (error instanceof LimitError) this.limitReached(null, error.limit, error.value);
@@ -420,13 +445,14 @@ function listenAll(addresses: readonly ListenAddress[], handshakeTimeoutMs: numb
   }
 }
 
-/** Where a socket's peer is, or was. */
-function addressOf(socket: Socket): Deno.Addr {
+/** Where a socket's peer is, or was, if it says. */
+function addressOf(socket: ByteSocket): Deno.Addr {
   try {
-    return socket.remoteAddr;
+    if ("remoteAddr" in socket) return socket.remoteAddr as Deno.Addr;
   } catch {
-    return { transport: "tcp", hostname: "", port: 0 };
+    // It was closed.
   }
+  return { transport: "tcp", hostname: "", port: 0 };
 }
 
 /** Counts that have counted nothing. */

@@ -3,6 +3,7 @@
 import type { FrameFormat } from "../codec/mod.ts";
 import { Connection, type ConnectionOptions } from "./connection.ts";
 import { after, Ticker } from "./deadline.ts";
+import type { ByteSocket } from "./duplex.ts";
 import { inRange } from "./limit.ts";
 import { SlabPool } from "./slab.ts";
 
@@ -78,6 +79,11 @@ export interface ServerAddress {
 
 /** Options that all ways to connect have. */
 export interface DialOptions extends ServerAddress {
+  /**
+   * Makes the socket in place of dialling; called for each try. The socket is the client's from then on: it closes
+   * it. TLS, `setNoDelay` and the like are the maker's business; `hostname` and `port` only name the server.
+   */
+  openSocket?: () => ByteSocket | PromiseLike<ByteSocket>;
   /** Speaks TLS. @default {whether `caCerts` or `alpnProtocols` is given} */
   tls?: boolean;
   /** Certificates to trust besides the system's, in PEM. */
@@ -129,7 +135,10 @@ export async function dial(options: DialOptions, format: FrameFormat): Promise<D
     ticker,
     budget: null,
   };
-  const connection = new Connection(socket, socket.remoteAddr, connectionOptions);
+  const remoteAddr = "remoteAddr" in socket
+    ? socket.remoteAddr as Deno.Addr
+    : { transport: "tcp", hostname, port } as const;
+  const connection = new Connection(socket, remoteAddr, connectionOptions);
   const ticking = { tick: (now: number) => connection.tick(now, true) };
   ticker.add(ticking);
   connection.closed.then(() => ticker.delete(ticking));
@@ -152,17 +161,24 @@ async function open(
   hostname: string,
   port: number,
   connectTimeoutMs: number,
-): Promise<Deno.Conn> {
-  const { path, signal, caCerts, alpnProtocols, tls = caCerts !== undefined || alpnProtocols !== undefined } =
-    options;
+): Promise<ByteSocket> {
+  const {
+    openSocket,
+    path,
+    signal,
+    caCerts,
+    alpnProtocols,
+    tls = caCerts !== undefined || alpnProtocols !== undefined,
+  } = options;
   const late = new AbortController();
   using _deadline = after(connectTimeoutMs, () => late.abort());
   const given = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
-  let socket: Deno.Conn | undefined;
+  let socket: ByteSocket | undefined;
   // What goes on without a signal of its own is ended by closing the socket under it.
   const cut = () => socket?.[Symbol.dispose]();
   given.addEventListener("abort", cut, { once: true });
   try {
+    if (openSocket !== undefined) return socket = await unlessAborted(openSocket(), given);
     if (path !== undefined) return socket = await Deno.connect({ transport: "unix", path });
     const tcp = socket = await Deno.connect({ hostname, port, signal: given });
     tcp.setNoDelay(true);
@@ -194,5 +210,24 @@ async function open(
     throw new ConnectError("failed", message, where);
   } finally {
     given.removeEventListener("abort", cut);
+  }
+}
+
+/** The socket, unless the signal is aborted before there is one: then it is closed when it comes. */
+async function unlessAborted(
+  opening: ByteSocket | PromiseLike<ByteSocket>,
+  signal: AbortSignal,
+): Promise<ByteSocket> {
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  const opened = Promise.resolve(opening);
+  try {
+    return await Promise.race([opened, aborted.promise]);
+  } catch (error) {
+    opened.then((socket) => socket[Symbol.dispose](), () => {});
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }
