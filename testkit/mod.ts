@@ -4,6 +4,9 @@
  * @module
  */
 
+export { chunkings, type ChunkingsOptions } from "./chunkings.ts";
+export { assertBytesEqual, type BytesEqualOptions, hexDump, type HexDumpOptions } from "./hex.ts";
+export { PoisonGuard } from "./poison.ts";
 export { between, newSeed, oneOf, type Random, randomFrom } from "./random.ts";
 export type { Dialect, FrameFormatOptions } from "../codec/mod.ts";
 export {
@@ -19,7 +22,6 @@ export {
   type Selection,
   type Verdict,
 } from "./conformance.ts";
-export { assertBytesEqual, type BytesEqualOptions, hexDump, type HexDumpOptions } from "./hex.ts";
 export {
   type Mutation,
   mutations,
@@ -27,6 +29,24 @@ export {
   type SoundServerOptions,
   startSoundServer,
 } from "./mutants.ts";
+export {
+  type ScriptedPeer,
+  scriptedPeer,
+  type ScriptedPeerOptions,
+  ScriptError,
+  type ScriptStep,
+} from "./scripted_peer.ts";
+export { type CallSizes, type PairedSocket, socketPair, type SocketPairOptions } from "./socket_pair.ts";
+export {
+  type FormatVector,
+  formatVectors,
+  type SubmitVector,
+  submitVectors,
+  type Vector,
+  type VectorError,
+  type VectorKind,
+  type VectorPacket,
+} from "./vectors.ts";
 export {
   Wire,
   type WireConnectOptions,
