@@ -48,6 +48,19 @@ export {
   type VectorPacket,
 } from "./vectors.ts";
 export {
+  type ErrorCounts,
+  type IdCounts,
+  load,
+  type LoadConfig,
+  type LoadOptions,
+  type LoadResult,
+  type LoadSecond,
+  type Percentiles,
+  type Progress,
+  TargetError,
+  type Traffic,
+} from "./load.ts";
+export {
   Wire,
   type WireConnectOptions,
   type WireEnd,
