@@ -5,6 +5,16 @@
  */
 
 export { chunkings, type ChunkingsOptions } from "./chunkings.ts";
+export {
+  fuzz,
+  type FuzzFailure,
+  type FuzzFrame,
+  type FuzzOptions,
+  type FuzzResult,
+  type Played,
+  replay,
+  type Session,
+} from "./fuzz.ts";
 export { assertBytesEqual, type BytesEqualOptions, hexDump, type HexDumpOptions } from "./hex.ts";
 export { PoisonGuard } from "./poison.ts";
 export { between, newSeed, oneOf, type Random, randomFrom } from "./random.ts";

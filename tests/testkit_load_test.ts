@@ -140,13 +140,11 @@ Deno.test("load() counts a protocol error when the server speaks the other diale
 Deno.test("load() goes on with new connections when the server closes them", async () => {
   const closing = { count: 0 };
   await using server = serve({ port: 0 }, (_, peer) => void (++closing.count === 50 && peer.close()));
-  const { answered, errors } = await load({
-    target: targetOf(server),
-    connections: 1,
-    window: 1,
-    requests: 200,
-  });
-  assertEquals([answered, errors.ended], [200, 1]);
+  const target = targetOf(server);
+  const { answered, lost, errors } = await load({ target, connections: 1, window: 1, requests: 200 });
+  // One may be on its way as the server ends.
+  assertEquals([answered + lost, errors.ended], [200, 1]);
+  assert(lost <= 1, `${lost} lost`);
 });
 
 Deno.test("load() gives the results so far when it is aborted", async () => {
