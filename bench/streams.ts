@@ -2,34 +2,15 @@
 //
 //   deno run -A bench/streams.ts [--rounds N]
 
-import { concat } from "@std/bytes/concat";
 import { parseArgs } from "@std/cli/parse-args";
 import { encodeFrame, FrameDecoderStream } from "../codec/mod.ts";
-
-/** The decoder of the textbooks: concatenate, slice, enqueue. A big-endian length of four bytes, not counting itself. */
-export class TextbookDecoderStream extends TransformStream<Uint8Array, Uint8Array> {
-  constructor() {
-    let buffer: Uint8Array = new Uint8Array(0);
-    super({
-      transform(chunk, controller) {
-        buffer = concat([buffer, chunk]);
-        let at = 0;
-        while (buffer.length - at >= 4) {
-          const length = new DataView(buffer.buffer, buffer.byteOffset + at).getUint32(0) + 4;
-          if (buffer.length - at < length) break;
-          controller.enqueue(buffer.slice(at, at + length));
-          at += length;
-        }
-        buffer = buffer.slice(at);
-      },
-    });
-  }
-}
+import { median, say } from "./drive.ts";
+import { TextbookDecoderStream } from "./textbook.ts";
 
 const maxFrameLength = 32 * 1_048_576;
 
 /** Frames of `frameLength` bytes, `total` bytes in all, cut into chunks of `chunkLength`. */
-export function wireOf(frameLength: number, total: number, chunkLength: number): Uint8Array[] {
+function wireOf(frameLength: number, total: number, chunkLength: number): Uint8Array[] {
   const frame = encodeFrame(new Uint8Array(frameLength - 4), { maxFrameLength });
   const count = Math.max(1, Math.floor(total / frameLength)), wire = new Uint8Array(count * frameLength);
   for (let i = 0; i < count; i++) wire.set(frame, i * frameLength);
@@ -61,13 +42,8 @@ async function time(
   return ms;
 }
 
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
-}
-
 async function main(): Promise<void> {
   const rounds = Number(parseArgs(Deno.args, { string: ["rounds"] }).rounds ?? 9);
-  const say = (line: string) => void Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
   say("| frames of | chunks of | textbook, ms | FrameDecoderStream, ms | textbook : ours |");
   say("|---|---|---|---|---|");
   const cases = [16, 64, 1024, 16_384, 262_144].flatMap((frame) =>
