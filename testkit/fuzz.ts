@@ -41,11 +41,15 @@ export interface FuzzOptions {
 
 /** A session that a server gets wrong. */
 export interface FuzzFailure extends Played {
+  /** What is wrong, in words. */
   readonly failure: string;
+  /** Where all draws began. */
   readonly seed: number;
   /** The number of the session that was drawn. */
   readonly run: number;
+  /** The dialect that was spoken. */
   readonly dialect: Dialect;
+  /** The limit that the server was taken to have, in bytes. */
   readonly maxFrameLength: number;
   /** The smallest one found that fails. */
   readonly session: Session;
@@ -53,6 +57,7 @@ export interface FuzzFailure extends Played {
 
 /** What came of it. */
 export interface FuzzResult {
+  /** Where all draws began. */
   readonly seed: number;
   /** Sessions that were played, those of shrinking left out. */
   readonly runs: number;

@@ -50,7 +50,9 @@ export interface LoadOptions {
 export interface LoadSecond extends Traffic {
   /** Latency of the answers that came in it, in milliseconds; NaN where none did. */
   readonly p50Ms: number;
+  /** Latency that one of a hundred of them exceeded; NaN where none came. */
   readonly p99Ms: number;
+  /** The longest of them; NaN where none came. */
   readonly maxMs: number;
 }
 
@@ -60,7 +62,9 @@ export interface Progress extends LoadSecond {
   readonly elapsedMs: number;
   /** Connections that are open. */
   readonly connections: number;
+  /** What became of the ids so far. */
   readonly ids: Readonly<IdCounts>;
+  /** What went wrong with the connections so far. */
   readonly errors: Readonly<ErrorCounts>;
 }
 
@@ -76,8 +80,11 @@ export interface LoadResult extends IdCounts {
   readonly interrupted: boolean;
   /** Answers that came in what is measured. */
   readonly requests: number;
+  /** Answers a second, over what is measured. */
   readonly requestsPerSecond: number;
+  /** Bytes sent a second. */
   readonly bytesSentPerSecond: number;
+  /** Bytes received a second. */
   readonly bytesReceivedPerSecond: number;
   /** From when a request was to be sent to its answer. */
   readonly latencyMs: Percentiles;
@@ -85,12 +92,15 @@ export interface LoadResult extends IdCounts {
   readonly uncorrectedLatencyMs: Percentiles | null;
   /** Requests that the rate demanded and that were never sent: every window was full. */
   readonly unsent: number;
+  /** What went wrong with the connections. */
   readonly errors: ErrorCounts;
   /** The first message of each kind of error. */
   readonly messages: Partial<Record<keyof ErrorCounts, string>>;
+  /** The seconds of what is measured; the last may be shorter. */
   readonly perSecond: readonly LoadSecond[];
   /** Latency by percentile, in pairs of percent and milliseconds. */
   readonly latencyCurve: readonly (readonly [percent: number, ms: number])[];
+  /** The same of `uncorrectedLatencyMs`; null without a rate. */
   readonly uncorrectedLatencyCurve: readonly (readonly [percent: number, ms: number])[] | null;
   /** `latencyMs` in HdrHistogram's own format, compressed, in tenths of a microsecond. */
   readonly hdrHistogram: string;
@@ -98,15 +108,25 @@ export interface LoadResult extends IdCounts {
 
 /** The options of a run as it took them. */
 export interface LoadConfig {
+  /** The server. */
   readonly target: string;
+  /** Connections that were kept open. */
   readonly connections: number;
+  /** Requests in flight on each. */
   readonly window: number;
+  /** Length of a request's payload, in bytes. */
   readonly payload: number;
+  /** Requests a second; null in the closed loop. */
   readonly rate: number | null;
+  /** How long was to be measured. */
   readonly durationMs: number;
+  /** Answers that ended the run; null where only the time did. */
   readonly requests: number | null;
+  /** How long it ran before that. */
   readonly warmUpMs: number;
+  /** When an unanswered request was lost. */
   readonly timeoutMs: number;
+  /** How answers' commands were numbered. */
   readonly dialect: Dialect;
 }
 

@@ -1,6 +1,6 @@
 // Load through a proxy that hurts it: whatever happens on the way, no answer is wrong, and nothing is left behind.
 
-import { assert, assertEquals, assertGreater } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertMatch } from "@std/assert";
 import { serve } from "../mod.ts";
 import { faultProxy, load, newSeed, type Toxic } from "../testkit/mod.ts";
 import { until } from "./support/wait.ts";
@@ -32,18 +32,15 @@ Deno.test(`serve() gives no wrong answer to a load through faults, SEED=${seed}`
     });
     const { sent, answered, lost, duplicated, unknown, refused, errors } = result;
     assertEquals(sent, answered + lost);
-    assertEquals([duplicated, unknown, refused, errors.protocol - cutAnswers(result.messages)], [0, 0, 0, 0]);
+    assertEquals([duplicated, unknown, refused], [0, 0, 0]);
+    // The only protocol error that a cut connection makes is an answer without its end.
+    if (errors.protocol > 0) assertMatch(result.messages.protocol!, /bytes into an answer/);
     assertGreater(answered, 100);
     const struck = Object.values(proxy.stats().faults).reduce((sum, count) => sum + count, 0);
     assert(struck > 0 && errors.read + errors.ended + errors.write + errors.protocol > 0, "no fault struck");
     // Whatever was answered was handled, and what was handled was sent.
     const { handled } = server.stats();
     assert(answered <= handled && handled <= sent, `${answered} answered, ${handled} handled, ${sent} sent`);
-
-    function cutAnswers(messages: typeof result.messages): number {
-      // The only protocol error that a cut connection makes.
-      return /bytes into an answer/.test(messages.protocol ?? "") ? errors.protocol : 0;
-    }
   }
   await until(() => server.stats().connectionsOpen === 0, "the server has closed what the proxy left");
   assertEquals(server.stats().inFlight, 0);

@@ -16,6 +16,7 @@ export interface FuzzFrame {
 
 /** A session. */
 export interface Session {
+  /** The frames, in the order of sending. */
   readonly frames: readonly FuzzFrame[];
   /** Where the bytes are cut into chunks, in ascending order. */
   readonly cuts: readonly number[];

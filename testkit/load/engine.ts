@@ -37,9 +37,13 @@ export interface Recorder {
 
 /** What went over the connections in a second; the last one may be shorter. */
 export interface Traffic {
+  /** How long it was. */
   durationMs: number;
+  /** Answers that came in it. */
   requests: number;
+  /** Bytes that were sent in it. */
   bytesSent: number;
+  /** Bytes that came in it. */
   bytesReceived: number;
 }
 
@@ -61,6 +65,7 @@ export interface ErrorCounts {
 
 /** What became of the ids, over the whole run. `sent` is `answered` and `lost` together. */
 export interface IdCounts {
+  /** Requests that were sent. */
   sent: number;
   /** Answered, with whatever result. */
   answered: number;
@@ -78,6 +83,7 @@ export interface IdCounts {
 
 /** There is nothing to drive. */
 export class TargetError extends Error {
+  /** The name of the class. */
   override readonly name = "TargetError";
 }
 

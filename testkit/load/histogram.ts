@@ -4,14 +4,23 @@ import { build, encodeIntoCompressedBase64, type Histogram } from "hdr-histogram
 
 /** Latencies in milliseconds: so many of a hundred answers took no longer. NaN where there were none. */
 export interface Percentiles {
+  /** The shortest. */
   readonly min: number;
+  /** The mean. */
   readonly mean: number;
+  /** Half took no longer. */
   readonly p50: number;
+  /** 75 of a hundred took no longer. */
   readonly p75: number;
+  /** 90 of a hundred. */
   readonly p90: number;
+  /** 99 of a hundred. */
   readonly p99: number;
+  /** 999 of a thousand. */
   readonly "p99.9": number;
+  /** 9999 of ten thousand. */
   readonly "p99.99": number;
+  /** The longest. */
   readonly max: number;
 }
 
