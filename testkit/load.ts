@@ -7,6 +7,7 @@
  */
 
 import type { Dialect } from "../codec/mod.ts";
+import { addressOf } from "./address.ts";
 import { Engine, type EngineOptions, type ErrorCounts, type IdCounts, type Traffic } from "./load/engine.ts";
 import { Latencies, type Percentiles } from "./load/histogram.ts";
 
@@ -150,13 +151,13 @@ export interface LoadConfig {
  */
 export async function load(options: LoadOptions): Promise<LoadResult> {
   const { signal = new AbortController().signal, onProgress, name } = options;
-  const config = configOf(options), { hostname, port } = addressOf(config.target);
+  const config = configOf(options), address = addressOf(config.target);
+  if (address === null) throw new RangeError(`target must be HOST:PORT, and is ${config.target}`);
   const whole = new Latencies(), uncorrected = new Latencies(), second = new Latencies();
   const perSecond: LoadSecond[] = [];
   const engineOptions: EngineOptions = {
     ...config,
-    hostname,
-    port,
+    ...address,
     session: name === undefined
       ? null
       : typeof name === "string"
@@ -232,15 +233,6 @@ function inRange(option: string, value: number, low: number, high: number): void
   const whole = option === "rate" || Number.isInteger(value);
   if (whole && value >= low && value <= high) return;
   throw new RangeError(`${option} must be a number from ${low} to ${high}, and is ${value}`);
-}
-
-/** Takes `HOST:PORT` apart; an IPv6 address stands in brackets. */
-function addressOf(target: string): { hostname: string; port: number } {
-  const [, hostname, port] = /^(\[[^\]]+\]|[^:]+):(\d{1,5})$/.exec(target) ?? [];
-  if (hostname === undefined || Number(port) < 1 || Number(port) > 65_535) {
-    throw new RangeError(`target must be HOST:PORT, and is ${target}`);
-  }
-  return { hostname: hostname.replace(/^\[|\]$/g, ""), port: Number(port) };
 }
 
 async function main(): Promise<void> {

@@ -6,6 +6,7 @@ import { fuzz, mutations, replay, startSoundServer } from "../testkit/mod.ts";
 import { dueFor, judge } from "../testkit/fuzz/oracle.ts";
 import { bytesOf, chunksOf, sessionOf } from "../testkit/fuzz/session.ts";
 import { joined } from "./support/peer.ts";
+import { runExamples } from "./support/examples.ts";
 import { Program, serverProgram } from "./support/program.ts";
 
 const maxFrameLength = 4096;
@@ -168,19 +169,10 @@ Deno.test("fuzz.ts exits with 2 and one line when there is no server, or a flag 
 });
 
 Deno.test("fuzz.ts --help ends with three examples that find nothing in the server", async () => {
-  const { stdout } = await run("--help");
-  const lines = stdout.split("Examples:\n")[1]!.split("\n").filter((line) => line.startsWith("  deno run "));
-  assertEquals(lines.length, 3);
   const { server, port } = await serverProgram("--quiet");
   await using _ = server;
-  for (const line of lines) {
-    const command = line.trim().replace(/^deno /, `exec '${Deno.execPath()}' `).replace(":8888", `:${port}`);
-    const { code, stdout, stderr } = await new Deno.Command("bash", {
-      args: ["-c", command],
-      cwd: new URL("../", import.meta.url),
-      env: { NO_COLOR: "1" },
-    }).output();
-    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], new TextDecoder().decode(stdout));
-    assertMatch(new TextDecoder().decode(stdout), /^seed \d+: \d+ sessions, all as they should be\n$/);
+  for (const { line, code, stdout, stderr } of await runExamples("testkit/fuzz.ts", port)) {
+    assertEquals([code, stderr], [0, ""], `${line}: ${stdout}`);
+    assertMatch(stdout, /^seed \d+: \d+ sessions, all as they should be\n$/);
   }
 });

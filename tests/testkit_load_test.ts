@@ -5,6 +5,7 @@ import { serve } from "../mod.ts";
 import { load, type LoadOptions, type LoadResult, startSoundServer, TargetError } from "../testkit/mod.ts";
 import { compared, parseThresholds, thresholdsMet } from "../testkit/load/judge.ts";
 import { htmlReport, jsonReport, textReport } from "../testkit/load/report.ts";
+import { runExamples } from "./support/examples.ts";
 import { Program, serverProgram } from "./support/program.ts";
 import { until } from "./support/wait.ts";
 
@@ -262,20 +263,11 @@ async function run(...args: string[]): Promise<{ code: number; stdout: string; s
 }
 
 Deno.test("load.ts --help ends with three examples that get answers", async () => {
-  const { stdout } = await run("--help");
-  const lines = stdout.split("Examples:\n")[1]!.split("\n").filter((line) => line.startsWith("  deno run "));
-  assertEquals(lines.length, 3);
   const { server, port } = await serverProgram("--quiet");
   await using _ = server;
-  for (const line of lines) {
-    const command = line.trim().replace(/^deno /, `exec '${Deno.execPath()}' `).replace(":8888", `:${port}`);
-    const { code, stdout, stderr } = await new Deno.Command("bash", {
-      args: ["-c", command],
-      cwd: new URL("../", import.meta.url),
-      env: { NO_COLOR: "1" },
-    }).output();
-    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], line);
-    assertMatch(new TextDecoder().decode(stdout), /lost"?:? 0/);
+  for (const { line, code, stdout, stderr } of await runExamples("testkit/load.ts", port)) {
+    assertEquals([code, stderr], [0, ""], `${line}: ${stdout}`);
+    assertMatch(stdout, /lost"?:? 0/);
   }
 });
 

@@ -3,6 +3,7 @@
 import { type Given, type Usage, UsageError } from "../../cli/flags.ts";
 import { ProgramError, readFlagFile, runProgram } from "../../cli/program.ts";
 import { submitFormat } from "../../codec/mod.ts";
+import { addressOf } from "../address.ts";
 import type { fuzz, FuzzFailure, FuzzOptions, replay } from "../fuzz.ts";
 import { hexDump } from "../hex.ts";
 import { bytesOf, wordsOf } from "./session.ts";
@@ -49,9 +50,9 @@ async function run(
   given: Given,
   library: { readonly fuzz: typeof fuzz; readonly replay: typeof replay },
 ): Promise<number> {
-  const [, hostname, port] = /^(\[[^\]]+\]|[^:]+):(\d{1,5})$/.exec(given.text("target") ?? "") ?? [];
-  if (hostname === undefined) throw new UsageError("--target needs HOST:PORT");
-  const options: FuzzOptions = { hostname: hostname.replace(/^\[|\]$/g, ""), port: Number(port) };
+  const address = addressOf(given.text("target") ?? "");
+  if (address === null) throw new UsageError("--target needs HOST:PORT");
+  const options: FuzzOptions = { ...address };
   const dialect = given.text("dialect"), maxFrameLength = given.integer("max-frame-length");
   if (dialect !== undefined) options.dialect = dialect as "spec" | "legacy";
   if (maxFrameLength !== undefined) options.maxFrameLength = maxFrameLength;
@@ -69,7 +70,10 @@ async function run(
     result = await library.fuzz(options);
   } catch (error) {
     if (error instanceof RangeError) throw error;
-    throw new ProgramError(`cannot connect to ${hostname}:${port}: ${(error as Error).message}`, 2);
+    throw new ProgramError(
+      `cannot connect to ${address.hostname}:${address.port}: ${(error as Error).message}`,
+      2,
+    );
   }
   const { seed, runs, failure } = result;
   if (failure === null) {
