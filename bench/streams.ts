@@ -49,7 +49,11 @@ async function main(): Promise<void> {
   const cases = [16, 64, 1024, 16_384, 262_144].flatMap((frame) =>
     [64, 1024, 65_536].map((chunk) => [frame, chunk, Math.min(1_048_576, 16_384 * frame)] as const)
   );
-  for (const [frame, chunk, total] of [...cases, [16_777_216, 1024, 16_777_216] as const]) {
+  // Chunks that cut nearly every frame.
+  const cut = [[16, 5], [64, 7], [64, 32], [64, 48], [64, 63], [256, 100]].map(([frame, chunk]) =>
+    [frame!, chunk!, 131_072] as const
+  );
+  for (const [frame, chunk, total] of [...cases, ...cut, [16_777_216, 1024, 16_777_216] as const]) {
     const chunks = wireOf(frame, Math.min(total, chunk * 16_384), chunk);
     const textbook: number[] = [], ours: number[] = [], ratios: number[] = [];
     // The quadratic one is not asked for often.

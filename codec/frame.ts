@@ -222,7 +222,7 @@ export class FrameDecoder {
       }
       batch.add(at += length);
     }
-    if (at < end) this.#hold(chunk.subarray(at));
+    if (at < end) this.#hold(chunk, at, end);
   }
 
   /** Adds to the frame under way, and returns how much of the chunk went into it. */
@@ -230,12 +230,12 @@ export class FrameDecoder {
     let at = 0;
     if (this.#frameLength === 0) {
       at = Math.min(this.bytesNeeded, chunk.length);
-      this.#hold(chunk.subarray(0, at));
+      this.#hold(chunk, 0, at);
       if (this.#held < this.format.headerLength) return at;
       this.#frameLength = this.format.frameLengthAt(viewOf(this.#carry), 0);
     }
     const rest = Math.min(this.bytesNeeded, chunk.length - at);
-    this.#hold(chunk.subarray(at, at + rest));
+    this.#hold(chunk, at, at + rest);
     if (this.#held === this.#frameLength) {
       this.#batch.addOwn(this.#carry.subarray(0, this.#held), at + rest);
       this.#release();
@@ -243,17 +243,21 @@ export class FrameDecoder {
     return at + rest;
   }
 
-  #hold(bytes: Uint8Array): void {
-    const needed = this.#held + bytes.length;
+  #hold(chunk: Uint8Array, from: number, to: number): void {
+    const needed = this.#held + to - from;
     if (needed > this.#carry.length) {
       // Doubling keeps it linear; the frame's length, once it is known, caps it. What was announced and
-      // not received buys at most as much again as what was received.
-      const doubled = Math.max(needed, this.#carry.length * 2);
+      // not received buys at most as much again as what was received, or the few bytes that save a short
+      // frame in short chunks from growing again and again.
+      const doubled = Math.max(needed, this.#carry.length * 2, shortFrame);
       const larger = new Uint8Array(Math.min(doubled, this.#frameLength || doubled));
       larger.set(this.#carry.subarray(0, this.#held));
       this.#carry = larger;
     }
-    this.#carry.set(bytes, this.#held);
+    const carry = this.#carry;
+    // A view costs more than a few bytes do.
+    if (to - from > 32) carry.set(chunk.subarray(from, to), this.#held);
+    else for (let at = this.#held; from < to;) carry[at++] = chunk[from++]!;
     this.#held = needed;
   }
 
@@ -338,6 +342,7 @@ class Batch implements FrameBatch {
 }
 
 const maxKeptOffsets = 1024;
+const shortFrame = 256;
 
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
