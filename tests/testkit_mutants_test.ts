@@ -44,3 +44,17 @@ Deno.test("the conformance suite fails every mutant of a sound server, in the ca
     );
   }
 });
+
+Deno.test("the conformance suite does not say that a target stopped when its own process was held up", async () => {
+  let times = 0;
+  const holdingUp = setInterval(() => {
+    if (++times === 5) clearInterval(holdingUp);
+    for (const start = performance.now(); performance.now() - start < 350;);
+  }, 25);
+  try {
+    assertEquals(await failing({ mutation: "never-stops-reading" }, "7.2/1", 10_000), ["7.2/1"]);
+    assertEquals(times, 5);
+  } finally {
+    clearInterval(holdingUp);
+  }
+});

@@ -15,6 +15,8 @@ const bound =
 const mostBytes = 33_554_432;
 /** How long nothing more may be taken until the target is said to have stopped. */
 const stoppedMs = 300;
+/** Looked at so often, and counted in looks: while this process itself was held up, nobody looked. */
+const lookMs = 10;
 
 const batchCount = 5000;
 
@@ -27,10 +29,10 @@ async function fill(trial: Trial, peer: Peer): Promise<{ count: number; sending:
     count += batchCount;
     let done = false;
     sending = peer.send(batch).then(() => void (done = true));
-    for (let last = -1, since = performance.now(); !done;) {
-      await Promise.race([sending, trial.pause(10)]);
-      if (peer.wire.bytesSent !== last) [last, since] = [peer.wire.bytesSent, performance.now()];
-      else if (performance.now() - since > stoppedMs) return { count, sending };
+    for (let last = -1, quietLooks = 0; !done;) {
+      await Promise.race([sending, trial.pause(lookMs)]);
+      if (peer.wire.bytesSent !== last) [last, quietLooks] = [peer.wire.bytesSent, 0];
+      else if (++quietLooks * lookMs >= stoppedMs) return { count, sending };
       if (trial.leftMs === 0) throw new Misbehaviour(`it still took bytes when ${last} had been sent`);
     }
   }
