@@ -78,5 +78,6 @@ export {
   type WireEvent,
   type WireReadOptions,
 } from "./wire.ts";
+export { WireListener, type WireListenOptions } from "./wire_listener.ts";
 export * from "./proxy.ts";
 export { ProxyApi, ProxyApiError, type ProxyApiOptions, serveProxies } from "./proxy/api.ts";

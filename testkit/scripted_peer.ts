@@ -1,10 +1,9 @@
 // A peer that does as it is told: a real socket that plays a script, step by step.
 
-import { createServer } from "node:net";
-import { once } from "node:events";
 import type { FrameFormatOptions } from "../codec/format.ts";
 import { assertBytesEqual } from "./hex.ts";
 import { Wire, type WireEnd, WireError } from "./wire.ts";
+import { WireListener } from "./wire_listener.ts";
 
 /** One step of a script. */
 export type ScriptStep =
@@ -95,7 +94,7 @@ export async function scriptedPeer(
 ): Promise<ScriptedPeer> {
   const { hostname = "127.0.0.1", timeoutMs = 5000 } = options, closing = new AbortController();
   const source = options.listen
-    ? await listen(hostname, options.port ?? 0)
+    ? await listening(hostname, options.port ?? 0)
     : connected(await Wire.connect({ hostname, port: options.port }), options.port);
   const done = play(source.wire, [...script], timeoutMs, closing.signal);
   let failure: unknown = null, asked = false;
@@ -125,23 +124,12 @@ function connected(wire: Wire, port: number): Source {
   return { port, wire: Promise.resolve(wire), close: () => wire[Symbol.asyncDispose]() };
 }
 
-async function listen(hostname: string, port: number): Promise<Source> {
-  const first = Promise.withResolvers<Wire>(), wires: Wire[] = [];
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    const wire = Wire.over(socket);
-    wires.push(wire);
-    first.resolve(wire);
-  });
-  server.listen(port, hostname);
-  await once(server, "listening");
+async function listening(hostname: string, port: number): Promise<Source> {
+  const listener = await WireListener.listen({ hostname, port });
   return {
-    port: (server.address() as { port: number }).port,
-    wire: first.promise,
-    async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      await Promise.all(wires.map((wire) => wire[Symbol.asyncDispose]()));
-      await closed;
-    },
+    port: listener.port,
+    wire: listener.accept(),
+    close: () => listener[Symbol.asyncDispose](),
   };
 }
 

@@ -98,7 +98,9 @@ export class Wire implements AsyncDisposable {
       if (socket.closed) resolve();
       else socket.once("close", () => resolve());
     });
-    socket.on("data", (chunk: Uint8Array) => {
+    socket.on("data", ({ buffer, byteOffset, length }: Uint8Array<ArrayBuffer>) => {
+      // No Buffer: its slice() is no copy, and it equals no Uint8Array.
+      const chunk = new Uint8Array(buffer, byteOffset, length);
       this.#bytesReceived += chunk.length;
       this.#chunks.push(chunk);
       this.#buffered += chunk.length;

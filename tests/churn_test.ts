@@ -13,7 +13,8 @@ import {
   type ServerEvent,
 } from "../mod.ts";
 import { Acceptor } from "../transport/acceptor.ts";
-import { idOf, RawPeer, reset, resettable, submitFrame } from "./support/peer.ts";
+import { Wire } from "../testkit/mod.ts";
+import { idOf, RawPeer, submitFrame } from "./support/peer.ts";
 import { idsOf, plainFrame, plainFramesIn, UnhandledRejections } from "./support/raw_server.ts";
 import { Recorder, until, within } from "./support/wait.ts";
 
@@ -221,10 +222,10 @@ test(`serve() survives 1500 connections that end in every way, and its counts ar
         );
         if (ending === "reset") {
           done.resets++;
-          const socket = await resettable(port);
-          for (const frame of frames) socket.write(frame);
+          await using wire = await Wire.connect({ port });
+          for (const frame of frames) void wire.send(frame);
           if (next(2)) await new Promise((go) => setTimeout(go, next(4)));
-          return await reset(socket);
+          return wire.reset();
         }
         using peer = await RawPeer.connect(port);
         if (ending === "half-close at once") await peer.closeWrite();
@@ -294,9 +295,9 @@ test(`serveFrames() survives 600 connections that end in every way (CHURN_SEED=$
         const ending = next(3), count = next(8);
         const bodies = Array.from({ length: count }, () => new Uint8Array(1 + next(30_000)).fill(next(256)));
         if (ending === 0) {
-          const socket = await resettable(port);
-          for (const body of bodies) socket.write(plainFrame(body));
-          return await reset(socket);
+          await using wire = await Wire.connect({ port });
+          for (const body of bodies) void wire.send(plainFrame(body));
+          return wire.reset();
         }
         using peer = await RawPeer.connect(port);
         const sent = peer.write(...bodies.map(plainFrame)).then(() => peer.closeWrite());
@@ -327,8 +328,8 @@ test("serve() accepts at once behind hundreds of connections that were reset bef
   const { port } = server.addr;
   await within(
     churn(600, 40, async () => {
-      const socket = await resettable(port);
-      await reset(socket);
+      await using wire = await Wire.connect({ port });
+      wire.reset();
     }),
     "all resets",
     30_000,

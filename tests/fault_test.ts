@@ -2,11 +2,11 @@
 // is harmed. docs/reliability.md is the table of it.
 
 import { assertEquals, assertGreaterOrEqual, assertInstanceOf, assertLess } from "@std/assert";
-import type { Socket } from "node:net";
 import { duplex, type FrameConnection, LimitError } from "../mod.ts";
+import { Wire } from "../testkit/mod.ts";
 import { serve, serveConnections, serveFrames } from "./support/doors.ts";
 import { ServerEvents } from "./support/events.ts";
-import { idOf, joined, RawPeer, request, reset, resettable, submitFrame } from "./support/peer.ts";
+import { idOf, joined, RawPeer, request, submitFrame } from "./support/peer.ts";
 import { until, within } from "./support/wait.ts";
 
 /** What the peer has sent when it goes, and why its connection is then no more. */
@@ -28,20 +28,20 @@ for (const how of ["FIN", "RST"] as const) {
         return slow && payload.length === 0 ? gate.promise : undefined;
       });
       const { port } = server.addr, bytes = joined(...sent);
-      const socket = await resettable(port);
+      await using wire = await Wire.connect({ port });
       await events.next("opened");
       using other = await RawPeer.connect(port);
       await other.write(submitFrame(1, "other"));
       await other.readAcks(1);
-      if (bytes.length > 0) socket.write(bytes);
+      await wire.send(bytes);
       await until(() => server.stats().bytesRead >= bytes.length + 18, "it is read");
       const requests = slow ? sent.length : 0;
       await until(() => server.stats().inFlight === requests, "its handlers run");
       const stopped = draining ? server.shutdown() : null;
       if (draining) await events.next("draining");
 
-      if (how === "FIN") await ended(socket, () => gate.resolve());
-      else await reset(socket);
+      if (how === "FIN") wire.fin();
+      else wire.reset();
       gate.resolve();
 
       const { code } = await events.closed(1);
@@ -56,15 +56,6 @@ for (const how of ["FIN", "RST"] as const) {
       assertEquals(server.stats().inFlight, 0);
     });
   }
-}
-
-/** Half-closes, lets the answers come, reads them all, and waits until the socket is gone. */
-async function ended(socket: Socket, answer: () => void): Promise<void> {
-  const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
-  socket.resume();
-  socket.end();
-  answer();
-  await within(closed, "the socket is gone");
 }
 
 Deno.test("serve() answers each of many requests with equal ids", async () => {
@@ -143,10 +134,10 @@ Deno.test("submit.signal is aborted also for requests that are handed out after 
       reasons.push((submit.signal.reason as Error).name);
     },
   );
-  const socket = await resettable(server.addr.port);
-  socket.write(joined(...[1, 2, 3, 4, 5, 6, 7, 8].map((serial) => submitFrame(serial))));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(joined(...[1, 2, 3, 4, 5, 6, 7, 8].map((serial) => submitFrame(serial))));
   await until(() => server.stats().inFlight === 2, "two handlers run");
-  await reset(socket);
+  wire.reset();
   assertEquals((await events.closed(1)).code, "reset");
   await until(() => reasons.length === server.stats().handled, "all handlers have settled");
   assertEquals(new Set(reasons), new Set(["ConnectionReset"]));
@@ -163,10 +154,10 @@ Deno.test("serveFrames() ends a reset connection whose handlers settle after it"
     settled++;
     return null;
   });
-  const socket = await resettable(server.addr.port);
-  socket.write(new Uint8Array([0, 0, 0, 1, 1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 3, 0, 0, 0, 1, 4]));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(new Uint8Array([0, 0, 0, 1, 1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 3, 0, 0, 0, 1, 4]));
   await until(() => server.stats().inFlight === 2, "two handlers run");
-  await reset(socket);
+  wire.reset();
   assertEquals((await events.closed(1)).code, "reset");
   await until(() => settled === server.stats().handled, "all handlers have settled");
 });

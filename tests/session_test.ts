@@ -2,18 +2,10 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { Authenticate, ServeOptions, SubmitHandler } from "../mod.ts";
+import { Wire } from "../testkit/mod.ts";
 import { serve } from "./support/doors.ts";
 import { ServerEvents } from "./support/events.ts";
-import {
-  idOf,
-  joined,
-  RawPeer,
-  type ReadAck,
-  request,
-  reset,
-  resettable,
-  submitFrame,
-} from "./support/peer.ts";
+import { idOf, joined, RawPeer, type ReadAck, request, submitFrame } from "./support/peer.ts";
 import { clientProgram, Program } from "./support/program.ts";
 import { until, within } from "./support/wait.ts";
 
@@ -190,10 +182,10 @@ Deno.test("authenticate gets a signal that is aborted at once when the connectio
   });
   await using _ = server;
   try {
-    const socket = await resettable(server.addr.port);
-    socket.write(connFrame(1));
+    await using wire = await Wire.connect({ port: server.addr.port });
+    await wire.send(connFrame(1));
     await within(asked.promise, "the CONN is being decided");
-    await reset(socket);
+    wire.reset();
     await within(aborted.promise, "the signal is aborted", 3000);
   } finally {
     gate.resolve("too late");
@@ -207,10 +199,10 @@ Deno.test("serve handles nothing behind a CONN when the connection was lost mean
     return gate.promise;
   });
   await using _ = server;
-  const socket = await resettable(server.addr.port);
-  socket.write(connFrame(1));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(connFrame(1));
   await within(asked.promise, "the CONN is being decided");
-  await reset(socket);
+  wire.reset();
   gate.resolve("too late");
   assertEquals((await events.closed()).code, "reset");
   using other = await RawPeer.connect(server.addr.port);

@@ -17,7 +17,8 @@ import {
 import { Connection } from "../transport/connection.ts";
 import { Ticker } from "../transport/deadline.ts";
 import { SlabPool } from "../transport/slab.ts";
-import { ackFrame, idOf, joined, RawPeer, request, reset, resettable, submitFrame } from "./support/peer.ts";
+import { Wire } from "../testkit/mod.ts";
+import { ackFrame, idOf, joined, RawPeer, request, submitFrame } from "./support/peer.ts";
 import {
   idsOf,
   marked,
@@ -114,9 +115,9 @@ for (const { name, start, frame } of doors) {
   test(`${name}() says reset when the peer resets an idle connection`, async () => {
     const events = new Recorder<ServerEvent>();
     await using server = start(events.record);
-    const socket = await resettable(server.addr.port);
+    await using wire = await Wire.connect({ port: server.addr.port });
     await events.first(event("opened"), "the connection is accepted");
-    await reset(socket);
+    wire.reset();
     const { code, error } = await closedReason(events);
     assertEquals(code, "reset");
     assertInstanceOf(error, Deno.errors.ConnectionReset);
@@ -127,10 +128,10 @@ for (const { name, start, frame } of doors) {
     await using server = start(events.record);
     using other = await RawPeer.connect(server.addr.port);
     await events.first(event("opened", 1), "the other connection is accepted");
-    const socket = await resettable(server.addr.port);
-    socket.write(frame.subarray(0, 12));
+    await using wire = await Wire.connect({ port: server.addr.port });
+    await wire.send(frame.subarray(0, 12));
     await until(() => server.stats().bytesRead === 12, "the half is read");
-    await reset(socket);
+    wire.reset();
     assertEquals((await closedReason(events, 2)).code, "reset");
     assertEquals(events.items.filter(event("protocol-error")), []);
     await other.write(frame);
@@ -226,13 +227,13 @@ for (const door of ["serveFrames", "serveConnections"]) {
       });
     using other = await RawPeer.connect(server.addr.port);
     await events.first(event("opened", 1), "the other connection is accepted");
-    const socket = await resettable(server.addr.port);
-    socket.pause();
-    socket.write(plainFrame(""));
+    await using wire = await Wire.connect({ port: server.addr.port });
+    wire.pause();
+    await wire.send(plainFrame(""));
     await until(() => server.stats().bytesWritten > 0, "the answer is being written");
     const written = await settled(() => server.stats().bytesWritten);
     assert(written < 32_000_000, "the server waits in mid-write");
-    await reset(socket);
+    wire.reset();
     assertEquals((await closedReason(events, 2)).code, "reset");
     await other.write(plainFrame("well"));
     assertEquals(text(await within(other.readExactly(8), "an answer")).slice(4), "well");
@@ -251,11 +252,11 @@ test("submit.signal and peer.signal abort when the connection is reset with hand
     payloads.push(payload);
     return (gates[gates.length] = Promise.withResolvers<void>()).promise;
   });
-  const socket = await resettable(server.addr.port);
-  socket.write(joined(submitFrame(1, "aaaa"), submitFrame(2, "bbbb"), submitFrame(3, "cccc")));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(joined(submitFrame(1, "aaaa"), submitFrame(2, "bbbb"), submitFrame(3, "cccc")));
   await until(() => gates.length === 3, "all handlers run");
   assert(signals.every(({ aborted }) => !aborted));
-  await reset(socket);
+  wire.reset();
   await until(() => signals.every(({ aborted }) => aborted), "all signals are aborted");
   for (const signal of signals) assertInstanceOf(signal.reason, Deno.errors.ConnectionReset);
   assertEquals((await closedReason(events)).code, "reset");
@@ -278,11 +279,11 @@ test("submit.signal aborts when the connection is reset with as many handlers in
     signals.push(signal);
     return gate.promise;
   });
-  const socket = await resettable(server.addr.port);
-  socket.write(joined(submitFrame(1), submitFrame(2), submitFrame(3)));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(joined(submitFrame(1), submitFrame(2), submitFrame(3)));
   await until(() => signals.length === 2, "two handlers run");
   await settled(() => server.stats().bytesRead, 30);
-  await reset(socket);
+  wire.reset();
   await until(() => signals.every(({ aborted }) => aborted), "all signals are aborted", 2000);
   gate.resolve();
 });
@@ -294,10 +295,10 @@ test("peer.signal has the reset as its reason also when it is asked for after th
     seen.resolve(peer);
     return gate.promise;
   });
-  const socket = await resettable(server.addr.port);
-  socket.write(submitFrame(1));
+  await using wire = await Wire.connect({ port: server.addr.port });
+  await wire.send(submitFrame(1));
   const peer = await within(seen.promise, "the handler is called");
-  await reset(socket);
+  wire.reset();
   await closedReason(events);
   gate.resolve();
   assertInstanceOf(peer.signal.reason, Deno.errors.ConnectionReset);
@@ -1119,9 +1120,9 @@ test("serveConnections() says reset when its handler swallows the error of the f
       }
     },
   );
-  const socket = await resettable(server.addr.port);
+  await using wire = await Wire.connect({ port: server.addr.port });
   await events.first(event("opened"), "the connection is accepted");
-  await reset(socket);
+  wire.reset();
   assertEquals((await closedReason(events)).code, "reset");
 });
 

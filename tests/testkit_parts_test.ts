@@ -11,6 +11,7 @@ import {
   socketPair,
   submitVectors,
   Wire,
+  WireListener,
 } from "@framewire/framewire/testkit";
 import { connect, connectFrames } from "@framewire/framewire/client";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
@@ -354,4 +355,56 @@ Deno.test("scriptedPeer()'s disposal throws a failure that nobody asked for, and
   const cut = await scriptedPeer({ listen: true }, [{ expectEnd: "fin" }]);
   await using _wire = await Wire.connect({ port: cut.port });
   await cut[Symbol.asyncDispose]();
+});
+
+Deno.test("WireListener.accept() gives connections in their order, those too that came before it was called", async () => {
+  await using listener = await WireListener.listen();
+  const early = listener.accept();
+  await using first = await Wire.connect({ port: listener.port });
+  await using second = await Wire.connect({ port: listener.port });
+  await first.send(new Uint8Array([1]));
+  await second.send(new Uint8Array([2]));
+  const wires = [await early, await listener.accept()];
+  assertEquals(await Promise.all(wires.map((wire) => wire.readExactly(1))), [
+    new Uint8Array([1]),
+    new Uint8Array([2]),
+  ]);
+  wires[0]!.reset();
+  wires[1]!.fin();
+  assertEquals([(await first.readToEnd()).end, (await second.readToEnd()).end], ["reset", "fin"]);
+});
+
+Deno.test("WireListener.accept() gives a wire that reads nothing when it is paused at once", async () => {
+  await using listener = await WireListener.listen();
+  const [one, other] = [listener.accept(), listener.accept()];
+  await using first = await Wire.connect({ port: listener.port });
+  const paused = await one;
+  paused.pause();
+  await first.send(new Uint8Array(10));
+  // Bytes that left later have arrived: so have these.
+  await using second = await Wire.connect({ port: listener.port });
+  await second.send(new Uint8Array(1));
+  await (await other).readExactly(1);
+  assertEquals(paused.bytesReceived, 0);
+  paused.resume();
+  assertEquals((await paused.readExactly(10)).length, 10);
+});
+
+Deno.test("WireListener's disposal closes what was accepted and what was not, and fails who waits", async () => {
+  const listener = await WireListener.listen();
+  await using accepted = await Wire.connect({ port: listener.port });
+  await listener.accept();
+  await using waiting = await Wire.connect({ port: listener.port });
+  await using probe = await WireListener.listen({ port: 0 });
+  await using _last = await Wire.connect({ port: probe.port });
+  const rejected = assertRejects(
+    () => probe.accept().then(() => probe.accept()),
+    Error,
+    "listener is closed",
+  );
+  await listener[Symbol.asyncDispose]();
+  await probe[Symbol.asyncDispose]();
+  await rejected;
+  assert((await accepted.readToEnd()).end !== "open" && (await waiting.readToEnd()).end !== "open");
+  await assertRejects(() => listener.accept(), Error, "Cannot accept: the listener is closed");
 });

@@ -8,7 +8,6 @@ import {
   assertRejects,
   assertThrows,
 } from "@std/assert";
-import type { Socket } from "node:net";
 import { encodeFrame } from "../codec/mod.ts";
 import {
   type FaultProxy,
@@ -18,22 +17,17 @@ import {
   type Toxic,
 } from "../testkit/proxy.ts";
 import { newSeed } from "../testkit/random.ts";
-import { joined, RawPeer, reset, resettable } from "./support/peer.ts";
-import {
-  marked,
-  plainFrame,
-  plainFramesIn,
-  RawServer,
-  readFrom,
-  ResettableServer,
-} from "./support/raw_server.ts";
+import { Wire } from "../testkit/wire.ts";
+import { WireListener } from "../testkit/wire_listener.ts";
+import { joined, RawPeer } from "./support/peer.ts";
+import { marked, plainFrame, plainFramesIn, RawServer } from "./support/raw_server.ts";
 import { Recorder, settled, until, within } from "./support/wait.ts";
 
 const seed = Number(Deno.env.get("SEED") ?? newSeed());
 const label = `SEED=${seed}`;
 
 /** A proxy, and both ends of its first connection. */
-class Wire implements AsyncDisposable {
+class Proxied implements AsyncDisposable {
   readonly client: RawPeer;
   readonly server: RawPeer;
   readonly proxy: FaultProxy;
@@ -54,7 +48,7 @@ class Wire implements AsyncDisposable {
     this.#listener = listener;
   }
 
-  static async open(toxics: Toxic[] = [], options: Partial<FaultProxyOptions> = {}): Promise<Wire> {
+  static async open(toxics: Toxic[] = [], options: Partial<FaultProxyOptions> = {}): Promise<Proxied> {
     const listener = new RawServer(), events = new Recorder<ProxyEvent>();
     const proxy = await faultProxy({
       upstream: { port: listener.port },
@@ -64,7 +58,7 @@ class Wire implements AsyncDisposable {
       ...options,
     });
     const client = await RawPeer.connect(proxy.addr.port);
-    return new Wire(client, await listener.accept(), proxy, events, listener);
+    return new Proxied(client, await listener.accept(), proxy, events, listener);
   }
 
   /** Sends bytes up, half-closes, and gives what comes to the server up to its end. */
@@ -102,44 +96,44 @@ for (const kind of ["Deno's sockets", "sockets that can be reset"]) {
   const options = { resettable: kind !== "Deno's sockets" };
 
   Deno.test(`faultProxy() passes bytes and each FIN by itself through ${kind}`, async () => {
-    await using wire = await Wire.open([], options);
+    await using proxied = await Proxied.open([], options);
     const up = marked(1, 1_000_000), down = marked(2, 3_000_000);
-    assertEquals(await wire.upload(up), up);
+    assertEquals(await proxied.upload(up), up);
     // The client's FIN has gone through; the other direction runs on.
-    await wire.server.write(marked(3, 10));
-    assertEquals(await wire.client.readExactly(10), marked(3, 10));
-    const sent = wire.server.write(down).then(() => wire.server.closeWrite());
-    assertEquals(await wire.client.readToEnd(), down);
+    await proxied.server.write(marked(3, 10));
+    assertEquals(await proxied.client.readExactly(10), marked(3, 10));
+    const sent = proxied.server.write(down).then(() => proxied.server.closeWrite());
+    assertEquals(await proxied.client.readToEnd(), down);
     await sent;
-    const closed = await wire.events.first((event) => event.type === "closed", "closed");
+    const closed = await proxied.events.first((event) => event.type === "closed", "closed");
     assertEquals(closed.why, "ended");
     assertEquals(closed.upstream, { readBytes: up.length, writtenBytes: up.length });
     assertEquals(closed.downstream, { readBytes: down.length + 10, writtenBytes: down.length + 10 });
   });
 
   Deno.test(`faultProxy() passes a FIN from the server first through ${kind}`, async () => {
-    await using wire = await Wire.open([], options);
-    await wire.server.closeWrite();
-    assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
-    assertEquals(await wire.upload(marked(1, 1000)), marked(1, 1000));
+    await using proxied = await Proxied.open([], options);
+    await proxied.server.closeWrite();
+    assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
+    assertEquals(await proxied.upload(marked(1, 1000)), marked(1, 1000));
   });
 
   Deno.test(`faultProxy() stops reading when the other side does not read, through ${kind}`, async () => {
-    await using wire = await Wire.open([], options);
+    await using proxied = await Proxied.open([], options);
     const all = marked(1, 24_000_000);
     let sent = 0;
     const sending = (async () => {
-      for (; sent < all.length; sent += 65_536) await wire.client.write(all.subarray(sent, sent + 65_536));
-      await wire.client.closeWrite();
+      for (; sent < all.length; sent += 65_536) await proxied.client.write(all.subarray(sent, sent + 65_536));
+      await proxied.client.closeWrite();
     })();
     await settled(() => sent);
     assert(sent < all.length, `all ${sent} bytes were taken`);
-    assertLessOrEqual(wire.proxy.stats().bufferedBytes, 600_000);
+    assertLessOrEqual(proxied.proxy.stats().bufferedBytes, 600_000);
     // Right while the connection is open.
-    const { readBytes, writtenBytes } = wire.proxy.stats().upstream;
+    const { readBytes, writtenBytes } = proxied.proxy.stats().upstream;
     assertLessOrEqual(readBytes, sent + 65_536);
     assertLessOrEqual(readBytes - writtenBytes, 600_000);
-    assertEquals((await wire.server.readToEnd()).length, all.length);
+    assertEquals((await proxied.server.readToEnd()).length, all.length);
     await sending;
   });
 
@@ -187,167 +181,175 @@ for (const kind of ["Deno's sockets", "sockets that can be reset"]) {
 }
 
 Deno.test("faultProxy() passes a reset on as a reset when it is resettable", async () => {
-  await using server = await ResettableServer.listen();
+  await using server = await WireListener.listen();
   await using proxy = await faultProxy({ upstream: { port: server.port }, resettable: true });
   using client = await RawPeer.connect(proxy.addr.port);
   await client.write(marked(1, 10));
-  const socket = await server.accept();
-  await readFrom(socket, 10);
-  await reset(socket);
+  const upstream = await server.accept();
+  await upstream.readExactly(10);
+  upstream.reset();
   await assertRejects(() => client.readToEnd(), Deno.errors.ConnectionReset);
 
-  const again: Socket = await resettable(proxy.addr.port);
+  await using again = await Wire.connect({ port: proxy.addr.port });
   await until(() => proxy.stats().connectionsAccepted === 2, "the second connection");
-  await reset(again);
+  again.reset();
   await until(() => proxy.stats().connectionsOpen === 0, "no connection is open");
 });
 
 Deno.test("faultProxy() lets other connections be when one is reset", async () => {
-  await using wire = await Wire.open();
-  const other = await resettable(wire.proxy.addr.port);
-  await until(() => wire.proxy.stats().connectionsOpen === 2, "two connections");
-  await reset(other);
-  await until(() => wire.proxy.stats().connectionsOpen === 1, "one connection");
-  assertEquals(await wire.upload(marked(1, 5000)), marked(1, 5000));
+  await using proxied = await Proxied.open();
+  await using other = await Wire.connect({ port: proxied.proxy.addr.port });
+  await until(() => proxied.proxy.stats().connectionsOpen === 2, "two connections");
+  other.reset();
+  await until(() => proxied.proxy.stats().connectionsOpen === 1, "one connection");
+  assertEquals(await proxied.upload(marked(1, 5000)), marked(1, 5000));
 });
 
 for (const toxic of lossless) {
   Deno.test(`${toxic.type} keeps every byte, the order and the FIN`, async () => {
-    await using wire = await Wire.open([toxic]);
+    await using proxied = await Proxied.open([toxic]);
     const bytes = marked(1, 500_000);
-    assertEquals(await wire.upload(bytes), bytes, label);
-    await wire.server.write(marked(2, 10));
-    assertEquals(await wire.client.readExactly(10), marked(2, 10));
+    assertEquals(await proxied.upload(bytes), bytes, label);
+    await proxied.server.write(marked(2, 10));
+    assertEquals(await proxied.client.readExactly(10), marked(2, 10));
   });
 }
 
 Deno.test("latency delays bytes and FIN", async () => {
-  await using wire = await Wire.open([
+  await using proxied = await Proxied.open([
     { type: "latency", stream: "upstream", attributes: { latency: 60 } },
     { type: "latency", stream: "downstream", attributes: { latency: 60 } },
   ]);
   const from = performance.now();
-  await wire.upload(marked(1, 10));
-  await wire.server.closeWrite();
-  await wire.client.readToEnd();
+  await proxied.upload(marked(1, 10));
+  await proxied.server.closeWrite();
+  await proxied.client.readToEnd();
   assertGreater(performance.now() - from, 118);
 });
 
 Deno.test("latency keeps a bounded number of bytes", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "latency",
     stream: "upstream",
     attributes: { latency: 3_600_000 },
   }]);
   let sent = 0;
   const sending = (async () => {
-    for (; sent < 32_000_000; sent += 65_536) await wire.client.write(marked(1, 65_536));
+    for (; sent < 32_000_000; sent += 65_536) await proxied.client.write(marked(1, 65_536));
   })().catch(() => {});
   await settled(() => sent);
-  assertLessOrEqual(wire.proxy.stats().bufferedBytes, 6_000_000);
+  assertLessOrEqual(proxied.proxy.stats().bufferedBytes, 6_000_000);
   // What is kept for an hour goes out as soon as it may.
-  wire.proxy.updateToxic("latency_upstream", { attributes: { latency: 0 } });
-  assertEquals(await wire.server.readExactly(65_536), marked(1, 65_536));
-  wire.proxy.removeToxic("latency_upstream");
-  await wire.server.readExactly(8_000_000);
-  wire.client[Symbol.dispose]();
-  wire.server[Symbol.dispose]();
+  proxied.proxy.updateToxic("latency_upstream", { attributes: { latency: 0 } });
+  assertEquals(await proxied.server.readExactly(65_536), marked(1, 65_536));
+  proxied.proxy.removeToxic("latency_upstream");
+  await proxied.server.readExactly(8_000_000);
+  proxied.client[Symbol.dispose]();
+  proxied.server[Symbol.dispose]();
   await sending;
 });
 
 Deno.test("bandwidth lets a rate through, and nothing when it is 0", async () => {
-  await using wire = await Wire.open([{ type: "bandwidth", stream: "upstream", attributes: { rate: 500 } }]);
+  await using proxied = await Proxied.open([{
+    type: "bandwidth",
+    stream: "upstream",
+    attributes: { rate: 500 },
+  }]);
   const from = performance.now();
-  await wire.client.write(marked(1, 100_000));
-  await wire.server.readExactly(100_000);
+  await proxied.client.write(marked(1, 100_000));
+  await proxied.server.readExactly(100_000);
   assertGreater(performance.now() - from, 150);
-  wire.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 0 } });
-  await wire.client.write(marked(2, 1000));
-  await until(() => wire.proxy.stats().upstream.readBytes === 101_000, "all is read");
-  assertEquals(wire.proxy.stats().upstream.writtenBytes, 100_000);
-  wire.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 1000 } });
-  assertEquals(await wire.server.readExactly(1000), marked(2, 1000));
+  proxied.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 0 } });
+  await proxied.client.write(marked(2, 1000));
+  await until(() => proxied.proxy.stats().upstream.readBytes === 101_000, "all is read");
+  assertEquals(proxied.proxy.stats().upstream.writtenBytes, 100_000);
+  proxied.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 1000 } });
+  assertEquals(await proxied.server.readExactly(1000), marked(2, 1000));
 });
 
 Deno.test("slow_close delays FIN and no byte", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "slow_close",
     stream: "upstream",
     attributes: { delay: 3_600_000 },
   }]);
-  await wire.client.write(marked(1, 10));
-  await wire.client.closeWrite();
-  assertEquals(await wire.server.readExactly(10), marked(1, 10));
-  wire.proxy.removeToxic("slow_close_upstream");
-  assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
+  await proxied.client.write(marked(1, 10));
+  await proxied.client.closeWrite();
+  assertEquals(await proxied.server.readExactly(10), marked(1, 10));
+  proxied.proxy.removeToxic("slow_close_upstream");
+  assertEquals(await proxied.server.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("timeout drops bytes and closes when its time is over", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "timeout",
     stream: "upstream",
     attributes: { timeout: 3_600_000 },
   }]);
-  await wire.client.write(marked(1, 10));
-  await until(() => wire.proxy.stats().upstream.readBytes === 10, "it is read");
-  wire.proxy.updateToxic("timeout_upstream", { attributes: { timeout: 1 } });
-  assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
+  await proxied.client.write(marked(1, 10));
+  await until(() => proxied.proxy.stats().upstream.readBytes === 10, "it is read");
+  proxied.proxy.updateToxic("timeout_upstream", { attributes: { timeout: 1 } });
+  assertEquals(await proxied.server.readToEnd(), new Uint8Array(0));
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("timeout of 0 is a black hole, and closes when it is removed", async () => {
-  await using wire = await Wire.open([{ type: "timeout", stream: "upstream", attributes: { timeout: 0 } }]);
-  await wire.client.write(marked(1, 10));
-  await until(() => wire.proxy.stats().upstream.readBytes === 10, "it is read");
-  assertEquals(wire.proxy.stats().upstream.writtenBytes, 0);
-  wire.proxy.removeToxic("timeout_upstream");
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
+  await using proxied = await Proxied.open([{
+    type: "timeout",
+    stream: "upstream",
+    attributes: { timeout: 0 },
+  }]);
+  await proxied.client.write(marked(1, 10));
+  await until(() => proxied.proxy.stats().upstream.readBytes === 10, "it is read");
+  assertEquals(proxied.proxy.stats().upstream.writtenBytes, 0);
+  proxied.proxy.removeToxic("timeout_upstream");
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("reset_peer resets both sides", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "reset_peer",
     stream: "upstream",
     attributes: { timeout: 10 },
   }]);
-  await wire.client.write(marked(1, 10));
-  await assertRejects(() => wire.client.readToEnd(), Deno.errors.ConnectionReset);
-  await assertRejects(() => wire.server.readToEnd(), Deno.errors.ConnectionReset);
+  await proxied.client.write(marked(1, 10));
+  await assertRejects(() => proxied.client.readToEnd(), Deno.errors.ConnectionReset);
+  await assertRejects(() => proxied.server.readToEnd(), Deno.errors.ConnectionReset);
 });
 
 Deno.test("reset_peer that is added strikes connections accepted from then on", async () => {
-  await using wire = await Wire.open();
-  const { port } = wire.proxy.addr;
-  await wire.proxy.addToxic({ type: "reset_peer", stream: "upstream", attributes: { timeout: 0 } });
-  assertEquals(wire.proxy.addr.port, port);
-  assertEquals(await wire.upload(marked(1, 10)), marked(1, 10));
+  await using proxied = await Proxied.open();
+  const { port } = proxied.proxy.addr;
+  await proxied.proxy.addToxic({ type: "reset_peer", stream: "upstream", attributes: { timeout: 0 } });
+  assertEquals(proxied.proxy.addr.port, port);
+  assertEquals(await proxied.upload(marked(1, 10)), marked(1, 10));
   using client = await RawPeer.connect(port);
   await client.write(marked(1, 10));
   await assertRejects(() => client.readToEnd(), Deno.errors.ConnectionReset);
 });
 
 Deno.test("reset_peer that is removed before its time loses nothing", async () => {
-  await using wire = await Wire.open([
+  await using proxied = await Proxied.open([
     { type: "reset_peer", stream: "upstream", attributes: { timeout: 3_600_000 } },
   ]);
-  await wire.client.write(marked(1, 10));
-  await until(() => wire.proxy.stats().upstream.readBytes === 10, "it is read");
-  wire.proxy.removeToxic("reset_peer_upstream");
-  assertEquals(await wire.upload(marked(2, 10)), joined(marked(1, 10), marked(2, 10)));
+  await proxied.client.write(marked(1, 10));
+  await until(() => proxied.proxy.stats().upstream.readBytes === 10, "it is read");
+  proxied.proxy.removeToxic("reset_peer_upstream");
+  assertEquals(await proxied.upload(marked(2, 10)), joined(marked(1, 10), marked(2, 10)));
 });
 
 Deno.test("slicer cuts at the same bytes however they come", async () => {
   const attributes = { average_size: 100, size_variation: 50 };
   const cuts: number[][] = [];
   for (const chunks of [[frameBytes, frameBytes], [joined(frameBytes, frameBytes)]]) {
-    await using wire = await Wire.open([{ type: "slicer", stream: "upstream", attributes }]);
+    await using proxied = await Proxied.open([{ type: "slicer", stream: "upstream", attributes }]);
     for (const chunk of chunks) {
-      await wire.client.write(chunk);
+      await proxied.client.write(chunk);
       const { length } = chunk;
-      await wire.server.readExactly(length);
+      await proxied.server.readExactly(length);
     }
     let at = 0;
-    cuts.push(wire.events.items.flatMap((event) => event.type === "written" ? [at += event.bytes] : []));
+    cuts.push(proxied.events.items.flatMap((event) => event.type === "written" ? [at += event.bytes] : []));
   }
   // Where a chunk ends there is one more cut.
   assertEquals(new Set([...cuts[1]!, frameBytes.length]), new Set(cuts[0]!), label);
@@ -355,67 +357,71 @@ Deno.test("slicer cuts at the same bytes however they come", async () => {
 });
 
 Deno.test("limit_data closes once its bytes have passed", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "limit_data",
     stream: "upstream",
     attributes: { bytes: 1234 },
   }]);
-  assertEquals(await wire.upload(marked(1, 3000)), marked(1, 3000).subarray(0, 1234));
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
+  assertEquals(await proxied.upload(marked(1, 3000)), marked(1, 3000).subarray(0, 1234));
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("limit_time closes when its time is over", async () => {
-  await using wire = await Wire.open([{ type: "limit_time", attributes: { time: 3_600_000 } }]);
-  await wire.client.write(marked(1, 10));
-  assertEquals(await wire.server.readExactly(10), marked(1, 10));
-  wire.proxy.updateToxic("limit_time_downstream", { attributes: { time: 1 } });
-  assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
+  await using proxied = await Proxied.open([{ type: "limit_time", attributes: { time: 3_600_000 } }]);
+  await proxied.client.write(marked(1, 10));
+  assertEquals(await proxied.server.readExactly(10), marked(1, 10));
+  proxied.proxy.updateToxic("limit_time_downstream", { attributes: { time: 1 } });
+  assertEquals(await proxied.server.readToEnd(), new Uint8Array(0));
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("packet_loss drops chunks, all of them where the rate is 1", async () => {
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "packet_loss",
     stream: "upstream",
     attributes: { loss_rate: 1 },
   }]);
-  assertEquals(await wire.upload(marked(1, 10)), new Uint8Array(0));
-  wire.proxy.updateToxic("packet_loss_upstream", { attributes: { loss_rate: 0, correlation: 1 } });
-  assertEquals(wire.proxy.stats().faults, { packet_loss_upstream: 1 });
+  assertEquals(await proxied.upload(marked(1, 10)), new Uint8Array(0));
+  proxied.proxy.updateToxic("packet_loss_upstream", { attributes: { loss_rate: 0, correlation: 1 } });
+  assertEquals(proxied.proxy.stats().faults, { packet_loss_upstream: 1 });
 });
 
 Deno.test("packet_loss goes on behind a loss when it is correlated", async () => {
-  await using wire = await Wire.open([
+  await using proxied = await Proxied.open([
     { type: "packet_loss", stream: "upstream", attributes: { loss_rate: 1, correlation: 0 } },
   ]);
   const chunk = async (mark: number) => {
-    const before = wire.proxy.stats().upstream.readBytes;
-    await wire.client.write(marked(mark, 10));
-    await until(() => wire.proxy.stats().upstream.readBytes === before + 10, "it is read");
+    const before = proxied.proxy.stats().upstream.readBytes;
+    await proxied.client.write(marked(mark, 10));
+    await until(() => proxied.proxy.stats().upstream.readBytes === before + 10, "it is read");
   };
   await chunk(1);
-  wire.proxy.updateToxic("packet_loss_upstream", { attributes: { loss_rate: 0, correlation: 1 } });
+  proxied.proxy.updateToxic("packet_loss_upstream", { attributes: { loss_rate: 0, correlation: 1 } });
   await chunk(2);
-  wire.proxy.updateToxic("packet_loss_upstream", { attributes: { correlation: 0 } });
-  assertEquals(await wire.upload(marked(3, 10)), marked(3, 10));
+  proxied.proxy.updateToxic("packet_loss_upstream", { attributes: { correlation: 0 } });
+  assertEquals(await proxied.upload(marked(3, 10)), marked(3, 10));
 });
 
 Deno.test("corrupt changes the byte at an offset", async () => {
-  await using wire = await Wire.open([{ type: "corrupt", stream: "upstream", attributes: { offset: 700 } }]);
+  await using proxied = await Proxied.open([{
+    type: "corrupt",
+    stream: "upstream",
+    attributes: { offset: 700 },
+  }]);
   const bytes = marked(1, 1000);
-  assertEquals(differences(await wire.upload(bytes), bytes), [700]);
+  assertEquals(differences(await proxied.upload(bytes), bytes), [700]);
 });
 
 Deno.test("corrupt changes the same share of the bytes when the seed is the same", async () => {
   const struck: number[][] = [], bytes = marked(1, 20_000);
   for (const chunks of [[bytes], [bytes.subarray(0, 7), bytes.subarray(7, 9000), bytes.subarray(9000)]]) {
-    await using wire = await Wire.open([{
+    await using proxied = await Proxied.open([{
       type: "corrupt",
       stream: "upstream",
       attributes: { share: 0.01 },
     }]);
-    struck.push(differences(await wire.upload(...chunks), bytes));
-    assertEquals(wire.proxy.stats().faults.corrupt_upstream, struck[0]!.length);
+    struck.push(differences(await proxied.upload(...chunks), bytes));
+    assertEquals(proxied.proxy.stats().faults.corrupt_upstream, struck[0]!.length);
   }
   assertEquals(struck[0], struck[1], label);
   assertGreater(struck[0]!.length, 100, label);
@@ -423,25 +429,25 @@ Deno.test("corrupt changes the same share of the bytes when the seed is the same
 });
 
 Deno.test("half_open swallows a FIN until it is removed", async () => {
-  await using wire = await Wire.open([{ type: "half_open", stream: "upstream" }]);
-  await wire.client.write(marked(1, 10));
-  await wire.client.closeWrite();
-  assertEquals(await wire.server.readExactly(10), marked(1, 10));
-  await wire.events.first((event) => event.type === "fault", "the FIN is swallowed");
-  await wire.server.write(marked(2, 10));
-  assertEquals(await wire.client.readExactly(10), marked(2, 10));
-  assert(!wire.events.items.some(({ type }) => type === "fin"));
-  wire.proxy.removeToxic("half_open_upstream");
-  assertEquals(await wire.server.readToEnd(), new Uint8Array(0));
+  await using proxied = await Proxied.open([{ type: "half_open", stream: "upstream" }]);
+  await proxied.client.write(marked(1, 10));
+  await proxied.client.closeWrite();
+  assertEquals(await proxied.server.readExactly(10), marked(1, 10));
+  await proxied.events.first((event) => event.type === "fault", "the FIN is swallowed");
+  await proxied.server.write(marked(2, 10));
+  assertEquals(await proxied.client.readExactly(10), marked(2, 10));
+  assert(!proxied.events.items.some(({ type }) => type === "fin"));
+  proxied.proxy.removeToxic("half_open_upstream");
+  assertEquals(await proxied.server.readToEnd(), new Uint8Array(0));
 });
 
 Deno.test("half_open ends with the other side's end", async () => {
-  await using wire = await Wire.open([{ type: "half_open", stream: "upstream" }]);
-  await wire.client.closeWrite();
-  await wire.events.first((event) => event.type === "fault", "the FIN is swallowed");
-  await wire.server.closeWrite();
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
-  await until(() => wire.proxy.stats().connectionsOpen === 0, "no connection is open");
+  await using proxied = await Proxied.open([{ type: "half_open", stream: "upstream" }]);
+  await proxied.client.closeWrite();
+  await proxied.events.first((event) => event.type === "fault", "the FIN is swallowed");
+  await proxied.server.closeWrite();
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
+  await until(() => proxied.proxy.stats().connectionsOpen === 0, "no connection is open");
 });
 
 /** Frames by number, from 1. */
@@ -484,8 +490,8 @@ for (
     for (const size of [65_536, 7, 1]) {
       // What comes to the toxic has been cut before.
       const slicer: Toxic = { type: "slicer", stream: "upstream", attributes: { average_size: size } };
-      await using wire = await Wire.open([slicer, { ...toxic, stream: "upstream" }]);
-      assertEquals(await wire.upload(frameBytes), expected, `pieces of ${size}`);
+      await using proxied = await Proxied.open([slicer, { ...toxic, stream: "upstream" }]);
+      assertEquals(await proxied.upload(frameBytes), expected, `pieces of ${size}`);
     }
   });
 }
@@ -493,22 +499,22 @@ for (
 Deno.test("frame_truncate cuts a random part, the same when the seed is the same", async () => {
   const received: Uint8Array[] = [];
   for (let i = 0; i < 2; i++) {
-    await using wire = await Wire.open([{
+    await using proxied = await Proxied.open([{
       type: "frame_truncate",
       stream: "upstream",
       attributes: { share: 0.5 },
     }]);
-    received.push(await wire.upload(frameBytes));
+    received.push(await proxied.upload(frameBytes));
   }
   assertEquals(received[0], received[1], label);
   assert(received[0]!.length < frameBytes.length, label);
 });
 
 Deno.test("frame_corrupt changes bytes of the frame, and not its length", async () => {
-  await using wire = await Wire.open([
+  await using proxied = await Proxied.open([
     { type: "frame_corrupt", stream: "upstream", attributes: { every: 2, count: 3 } },
   ]);
-  const received = plainFramesIn(await wire.upload(frameBytes));
+  const received = plainFramesIn(await proxied.upload(frameBytes));
   const changed = received.map((frame, i) => differences(frame, frames[i]!.subarray(4)).length);
   assertEquals(changed, frames.map((_, i) => i % 2 === 0 ? 0 : 3), label);
 });
@@ -521,12 +527,12 @@ Deno.test("frame toxics follow any format", async () => {
     lengthAdjustment: 1,
   } as const;
   const odd = Array.from({ length: 6 }, (_, i) => encodeFrame(marked(i, 10 + i), format));
-  await using wire = await Wire.open([{
+  await using proxied = await Proxied.open([{
     type: "frame_drop",
     stream: "upstream",
     attributes: { nth: 2, format },
   }]);
-  assertEquals(await wire.upload(...odd), joined(odd[0]!, ...odd.slice(2)));
+  assertEquals(await proxied.upload(...odd), joined(odd[0]!, ...odd.slice(2)));
 });
 
 Deno.test("frame toxics pass what is no frame, and what is left of one", async () => {
@@ -534,50 +540,58 @@ Deno.test("frame toxics pass what is no frame, and what is left of one", async (
   const cut = joined(frames[0]!, frames[1]!.subarray(0, 7)),
     header = joined(frames[0]!, new Uint8Array([0, 0]));
   for (const bytes of [bad, cut, header]) {
-    await using wire = await Wire.open([{
+    await using proxied = await Proxied.open([{
       type: "frame_reorder",
       stream: "upstream",
       attributes: { nth: 2 },
     }]);
-    assertEquals(await wire.upload(bytes), bytes);
+    assertEquals(await proxied.upload(bytes), bytes);
   }
 });
 
 Deno.test("frame toxics let a frame through as its bytes come", async () => {
-  await using wire = await Wire.open([{ type: "frame_drop", stream: "upstream", attributes: { nth: 2 } }]);
-  await wire.client.write(frames[0]!.subarray(0, 6));
-  assertEquals(await wire.server.readExactly(6), frames[0]!.subarray(0, 6));
+  await using proxied = await Proxied.open([{
+    type: "frame_drop",
+    stream: "upstream",
+    attributes: { nth: 2 },
+  }]);
+  await proxied.client.write(frames[0]!.subarray(0, 6));
+  assertEquals(await proxied.server.readExactly(6), frames[0]!.subarray(0, 6));
   assertEquals(
-    await wire.upload(frames[0]!.subarray(6), ...frames.slice(1, 3)),
+    await proxied.upload(frames[0]!.subarray(6), ...frames.slice(1, 3)),
     joined(frames[0]!.subarray(6), frames[2]!),
   );
 });
 
 Deno.test("a toxic that goes and comes while bytes pass loses none and swaps none", async () => {
-  await using wire = await Wire.open();
+  await using proxied = await Proxied.open();
   const bytes = marked(1, 3_000_000);
   let uploaded = false;
-  const upload = wire.upload(bytes).finally(() => uploaded = true);
+  const upload = proxied.upload(bytes).finally(() => uploaded = true);
   for (let i = 0; i < 40 && !uploaded; i++) {
-    for (const toxic of lossless) await wire.proxy.addToxic(toxic);
+    for (const toxic of lossless) await proxied.proxy.addToxic(toxic);
     await new Promise((resolve) => setTimeout(resolve, 2));
-    wire.proxy.updateToxic("slicer_upstream", { attributes: { average_size: 10_000 } });
-    wire.proxy.updateToxic("latency_upstream", { toxicity: i % 2 });
-    wire.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 40_000 } });
+    proxied.proxy.updateToxic("slicer_upstream", { attributes: { average_size: 10_000 } });
+    proxied.proxy.updateToxic("latency_upstream", { toxicity: i % 2 });
+    proxied.proxy.updateToxic("bandwidth_upstream", { attributes: { rate: 40_000 } });
     await new Promise((resolve) => setTimeout(resolve, 2));
-    for (const { name } of i % 2 ? wire.proxy.toxics : wire.proxy.toxics.reverse()) {
-      wire.proxy.removeToxic(name);
+    for (const { name } of i % 2 ? proxied.proxy.toxics : proxied.proxy.toxics.reverse()) {
+      proxied.proxy.removeToxic(name);
     }
   }
   assertEquals(await within(upload, "all bytes", 30_000), bytes);
 });
 
 Deno.test("a frame toxic that goes lets go of the frame that it keeps", async () => {
-  await using wire = await Wire.open([{ type: "frame_reorder", stream: "upstream", attributes: { nth: 1 } }]);
-  await wire.client.write(frames[0]!, frames[1]!.subarray(0, 2));
-  await until(() => wire.proxy.stats().upstream.readBytes === frames[0]!.length + 2, "it is read");
-  wire.proxy.removeToxic("frame_reorder_upstream");
-  assertEquals(await wire.upload(joined(frames[1]!.subarray(2), frames[2]!)), numbered(1, 2, 3));
+  await using proxied = await Proxied.open([{
+    type: "frame_reorder",
+    stream: "upstream",
+    attributes: { nth: 1 },
+  }]);
+  await proxied.client.write(frames[0]!, frames[1]!.subarray(0, 2));
+  await until(() => proxied.proxy.stats().upstream.readBytes === frames[0]!.length + 2, "it is read");
+  proxied.proxy.removeToxic("frame_reorder_upstream");
+  assertEquals(await proxied.upload(joined(frames[1]!.subarray(2), frames[2]!)), numbered(1, 2, 3));
 });
 
 for (
@@ -589,24 +603,28 @@ for (
 ) {
   Deno.test(`${type} does to the whole frame what it began when it goes in its midst`, async () => {
     const attributes = { nth: type === "frame_reorder" ? 1 : 2 };
-    await using wire = await Wire.open([{ type, stream: "upstream", attributes }]);
+    await using proxied = await Proxied.open([{ type, stream: "upstream", attributes }]);
     const sent = joined(...frames.slice(0, 3)), half = frames[0]!.length + 7;
-    await wire.client.write(sent.subarray(0, half));
-    await until(() => wire.proxy.stats().upstream.readBytes === half, "it is read");
-    wire.proxy.removeToxic(`${type}_upstream`);
-    assertEquals(await wire.upload(sent.subarray(half)), numbered(...expected));
+    await proxied.client.write(sent.subarray(0, half));
+    await until(() => proxied.proxy.stats().upstream.readBytes === half, "it is read");
+    proxied.proxy.removeToxic(`${type}_upstream`);
+    assertEquals(await proxied.upload(sent.subarray(half)), numbered(...expected));
   });
 }
 
 Deno.test("a toxic that takes the name of one which is going is its own", async () => {
-  await using wire = await Wire.open([{ type: "frame_drop", stream: "upstream", attributes: { nth: 1 } }]);
-  await wire.client.write(frames[0]!.subarray(0, 6));
-  await until(() => wire.proxy.stats().upstream.readBytes === 6, "it is read");
-  wire.proxy.removeToxic("frame_drop_upstream");
-  await wire.proxy.addToxic({ type: "frame_drop", stream: "upstream", attributes: { nth: 9 } });
-  wire.proxy.updateToxic("frame_drop_upstream", { attributes: { nth: 2 } });
+  await using proxied = await Proxied.open([{
+    type: "frame_drop",
+    stream: "upstream",
+    attributes: { nth: 1 },
+  }]);
+  await proxied.client.write(frames[0]!.subarray(0, 6));
+  await until(() => proxied.proxy.stats().upstream.readBytes === 6, "it is read");
+  proxied.proxy.removeToxic("frame_drop_upstream");
+  await proxied.proxy.addToxic({ type: "frame_drop", stream: "upstream", attributes: { nth: 9 } });
+  proxied.proxy.updateToxic("frame_drop_upstream", { attributes: { nth: 2 } });
   // The first frame goes to its end with the first toxic; the new one counts from what it sees.
-  assertEquals(await wire.upload(joined(frames[0]!.subarray(6), ...frames.slice(1, 4))), numbered(2, 4));
+  assertEquals(await proxied.upload(joined(frames[0]!.subarray(6), ...frames.slice(1, 4))), numbered(2, 4));
 });
 
 Deno.test("toxicity strikes a share of the connections, the same when the seed is the same", async () => {
@@ -640,29 +658,29 @@ Deno.test("faults of a connection do not depend on what runs beside it", async (
   ];
   const received: Uint8Array[] = [];
   for (const busy of [false, true]) {
-    await using wire = await Wire.open(toxics);
+    await using proxied = await Proxied.open(toxics);
     const noise: RawPeer[] = [];
     for (let i = 0; busy && i < 3; i++) {
-      const peer = await RawPeer.connect(wire.proxy.addr.port);
+      const peer = await RawPeer.connect(proxied.proxy.addr.port);
       await peer.write(frameBytes);
       noise.push(peer);
     }
-    const down = wire.server.write(frameBytes).then(() => wire.client.readExactly(frameBytes.length));
-    received.push(await wire.upload(frameBytes), await down);
+    const down = proxied.server.write(frameBytes).then(() => proxied.client.readExactly(frameBytes.length));
+    received.push(await proxied.upload(frameBytes), await down);
     for (const peer of noise) peer[Symbol.dispose]();
   }
   assertEquals(received.slice(0, 2), received.slice(2), label);
 });
 
 Deno.test("update() switches a proxy off, which closes its connections, and on again on its port", async () => {
-  await using wire = await Wire.open();
-  const { port } = wire.proxy.addr;
-  await wire.proxy.update({ enabled: false });
-  assertEquals(await wire.client.readToEnd(), new Uint8Array(0));
+  await using proxied = await Proxied.open();
+  const { port } = proxied.proxy.addr;
+  await proxied.proxy.update({ enabled: false });
+  assertEquals(await proxied.client.readToEnd(), new Uint8Array(0));
   await assertRejects(() => RawPeer.connect(port), Deno.errors.ConnectionRefused);
-  assertEquals([wire.proxy.enabled, wire.proxy.stats().connectionsOpen], [false, 0]);
-  await wire.proxy.update({ enabled: true });
-  assertEquals(wire.proxy.addr.port, port);
+  assertEquals([proxied.proxy.enabled, proxied.proxy.stats().connectionsOpen], [false, 0]);
+  await proxied.proxy.update({ enabled: true });
+  assertEquals(proxied.proxy.addr.port, port);
   using client = await RawPeer.connect(port);
   await client.closeWrite();
 });

@@ -1,8 +1,8 @@
 // What does a case for clients see? The kit plays the server: it listens, runs the client, and reads its requests.
 
-import { createServer, type Server } from "node:net";
 import type { Dialect } from "../../codec/mod.ts";
-import { Wire, WireError, type WireEvent } from "../wire.ts";
+import { type Wire, WireError, type WireEvent } from "../wire.ts";
+import { WireListener } from "../wire_listener.ts";
 import { answer, answerCommands, joined, shownByte, shownId } from "./bytes.ts";
 import { type CaseText, Misbehaviour } from "./case.ts";
 import { filledIn, TargetProcess } from "./target.ts";
@@ -34,31 +34,24 @@ export interface Request {
 /** One run of a client against a port of its own. */
 export class ClientTrial implements AsyncDisposable {
   readonly options: ClientTrialOptions;
-  readonly #listener: Server;
+  readonly #listener: WireListener;
   readonly #endAt: number;
   readonly #wires: Wire[] = [];
   readonly #first = Promise.withResolvers<Wire>();
   #process: TargetProcess | null = null;
 
-  private constructor(options: ClientTrialOptions) {
+  private constructor(options: ClientTrialOptions, listener: WireListener) {
     this.options = options;
     this.#endAt = performance.now() + options.limitMs;
-    this.#listener = createServer({ allowHalfOpen: true }, (socket) => {
-      const wire = Wire.over(socket);
-      this.#wires.push(wire);
-      if (this.#wires.length === 1) this.#first.resolve(wire);
-      // A client that connects again, after a fault on its first connection, is to come to its end.
-      else new Guest(this, wire).serve().catch(() => {});
-    });
+    this.#listener = listener;
+    this.#accept().catch(() => {}); // it ends when the listener is closed
   }
 
   /** Listens, and starts the client. */
   static async open(options: ClientTrialOptions): Promise<ClientTrial> {
-    const trial = new ClientTrial(options);
-    await new Promise<void>((resolve) => trial.#listener.listen(0, "127.0.0.1", resolve));
-    const { port } = trial.#listener.address() as { port: number };
+    const listener = await WireListener.listen(), trial = new ClientTrial(options, listener);
     try {
-      const words = options.words.map((word) => filledIn(word, "127.0.0.1", port));
+      const words = options.words.map((word) => filledIn(word, "127.0.0.1", listener.port));
       trial.#process = new TargetProcess(words, options.stdin);
     } catch (error) {
       await trial[Symbol.asyncDispose]();
@@ -110,8 +103,17 @@ export class ClientTrial implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#process?.[Symbol.asyncDispose]();
-    const closed = new Promise<void>((resolve) => this.#listener.close(() => resolve()));
-    await Promise.all([closed, ...this.#wires.map((wire) => wire[Symbol.asyncDispose]())]);
+    await this.#listener[Symbol.asyncDispose]();
+  }
+
+  async #accept(): Promise<never> {
+    for (;;) {
+      const wire = await this.#listener.accept();
+      this.#wires.push(wire);
+      if (this.#wires.length === 1) this.#first.resolve(wire);
+      // A client that connects again, after a fault on its first connection, is to come to its end.
+      else new Guest(this, wire).serve().catch(() => {});
+    }
   }
 }
 

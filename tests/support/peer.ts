@@ -1,7 +1,6 @@
 // An independent peer of the submit protocol: raw sockets and bytes put together by hand. Nothing of ours is used
 // here, so that a mistake in the codec cannot hide itself.
 
-import { connect as connectNode, type Socket } from "node:net";
 import { within } from "./wait.ts";
 
 /** When a read of a test is given up. */
@@ -145,19 +144,4 @@ export function acksIn(bytes: Uint8Array): ReadAck[] {
     acks.push({ command: ack[4]!, id: new TextDecoder().decode(ack.subarray(5, 13)), result: ack[13]! });
   }
   return acks;
-}
-
-/** A socket that can be reset: Deno's own sockets cannot. */
-export async function resettable(port: number): Promise<Socket> {
-  const socket = connectNode({ host: "127.0.0.1", port });
-  socket.on("error", () => {});
-  await new Promise<void>((resolve) => socket.once("connect", () => resolve()));
-  return socket;
-}
-
-/** Resets a socket and waits until it is gone. */
-export async function reset(socket: Socket): Promise<void> {
-  const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
-  socket.resetAndDestroy();
-  await closed;
 }

@@ -1,6 +1,5 @@
 // The other side of a client, and what else raw peers need: nothing of ours is used here either.
 
-import { createServer, type Server, type Socket } from "node:net";
 import { idOf, joined, RawPeer } from "./peer.ts";
 
 /** A listener whose connections the test plays by hand. */
@@ -25,64 +24,6 @@ export class RawServer implements Disposable {
   [Symbol.dispose](): void {
     this.#listener[Symbol.dispose]();
   }
-}
-
-/** A listener whose connections can be reset. They read nothing unless they are told to. */
-export class ResettableServer implements AsyncDisposable {
-  readonly #server: Server;
-  readonly #sockets: Socket[] = [];
-  readonly #closed: Promise<void>[] = [];
-  #arrived: (() => void) | null = null;
-
-  private constructor() {
-    this.#server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
-      socket.on("error", () => {});
-      this.#closed.push(new Promise((resolve) => socket.once("close", () => resolve())));
-      this.#sockets.push(socket);
-      this.#arrived?.();
-    });
-  }
-
-  static async listen(): Promise<ResettableServer> {
-    const server = new ResettableServer();
-    await new Promise<void>((resolve) => server.#server.listen(0, "127.0.0.1", () => resolve()));
-    return server;
-  }
-
-  get port(): number {
-    return (this.#server.address() as { port: number }).port;
-  }
-
-  /** The first connection. */
-  async accept(): Promise<Socket> {
-    while (this.#sockets.length === 0) await new Promise<void>((resolve) => this.#arrived = resolve);
-    return this.#sockets[0]!;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    await Promise.all([closed, ...this.#closed]);
-  }
-}
-
-/** Reads from a paused socket until at least `length` bytes have come, and pauses it again. */
-export async function readFrom(socket: Socket, length: number): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let count = 0;
-  await new Promise<void>((resolve) => {
-    const take = (chunk: Uint8Array) => {
-      chunks.push(chunk);
-      count += chunk.length;
-      if (count < length) return;
-      socket.off("data", take);
-      socket.pause();
-      resolve();
-    };
-    socket.on("data", take);
-    socket.resume();
-  });
-  return joined(...chunks);
 }
 
 /** A request as it was read. */
