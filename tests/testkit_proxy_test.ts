@@ -20,7 +20,7 @@ import { newSeed } from "../testkit/random.ts";
 import { Wire } from "../testkit/wire.ts";
 import { WireListener } from "../testkit/wire_listener.ts";
 import { joined, RawPeer } from "./support/peer.ts";
-import { marked, plainFrame, plainFramesIn, RawServer } from "./support/raw_server.ts";
+import { marked, plainFrame, plainFramesIn, RawServer, sameBytes } from "./support/raw_server.ts";
 import { Recorder, settled, until, within } from "./support/wait.ts";
 
 const seed = Number(Deno.env.get("SEED") ?? newSeed());
@@ -609,6 +609,18 @@ for (
     await until(() => proxied.proxy.stats().upstream.readBytes === half, "it is read");
     proxied.proxy.removeToxic(`${type}_upstream`);
     assertEquals(await proxied.upload(sent.subarray(half)), numbered(...expected));
+  });
+}
+
+for (const resettable of [false, true]) {
+  Deno.test(`frame_duplicate keeps a copy that a later toxic does not change, resettable ${resettable}`, async () => {
+    await using proxied = await Proxied.open([
+      { type: "frame_duplicate", stream: "upstream", attributes: { nth: 1 } },
+      { type: "frame_corrupt", stream: "upstream", attributes: { nth: 1 } },
+    ], { resettable });
+    const frame = frames[0]!, received = await proxied.upload(frame);
+    assert(!sameBytes(received.subarray(0, frame.length), frame), "the first is corrupt");
+    assertEquals(received.subarray(frame.length), frame);
   });
 }
 

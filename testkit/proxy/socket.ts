@@ -192,9 +192,10 @@ class NodeSocket implements ProxySocket {
     this.#socket = socket;
     socket.setNoDelay(true);
     socket.pause();
-    socket.on("data", (chunk: Uint8Array) => {
+    socket.on("data", ({ buffer, byteOffset, length }: Uint8Array<ArrayBuffer>) => {
       socket.pause();
-      this.#chunks.push(chunk);
+      // No Buffer: toxics copy with slice(), which is no copy there.
+      this.#chunks.push(new Uint8Array(buffer, byteOffset, length));
       this.#wake?.();
     });
     socket.on("end", () => {
