@@ -84,12 +84,12 @@ Deno.test("mod.ts and all that it loads import nothing but one another", async (
 
 for (
   const [room, forbidden] of [
-    ["codec", /\bDeno\.|setTimeout|setInterval|\bfetch\(/],
+    ["codec", /\bDeno\.|setTimeout|setInterval|AbortSignal\.timeout|\bfetch\(/],
     [
       "server",
-      /setTimeout|setInterval|\bconsole\.|Deno\.(?!listen\b|Addr|NetAddr|TcpConn|Listener|args|errors)/,
+      /setTimeout|setInterval|AbortSignal\.timeout|\bconsole\.|Deno\.(?!listen\b|Addr|NetAddr|TcpConn|Listener|args|errors)/,
     ],
-    ["client", /setTimeout|setInterval|\bconsole\.|Deno\.(?!args|errors)/],
+    ["client", /setTimeout|setInterval|AbortSignal\.timeout|\bconsole\.|Deno\.(?!args|errors)/],
   ] as const
 ) {
   Deno.test(`${room} does nothing that belongs to another room`, async () => {
