@@ -66,12 +66,28 @@ export function encodeFrameInto(
   return at + frameLength;
 }
 
+/** Memory on loan from a {@linkcode FrameLender}. */
+export interface FrameLoan {
+  /** The memory. */
+  readonly bytes: Uint8Array;
+  /** A view of all of it. */
+  readonly view: DataView;
+}
+
+/** Where a decoder gathers the frames that straddle chunks. */
+export interface FrameLender<Loan extends FrameLoan = FrameLoan> {
+  /** Lends at least `length` bytes. */
+  lease(length: number): Loan;
+  /** Takes a loan back: the decoder, and its batch, look at it no more. */
+  release(loan: Loan): void;
+}
+
 /**
  * The frames that one chunk completed, as offsets, and the error that they ran into. The decoder fills
  * one batch again for each chunk: what it says holds until the next chunk is pushed, while bytes got
- * from it live as long as the chunk's.
+ * from it live as long as the chunk's, or as the loan that they lie in.
  */
-export interface FrameBatch {
+export interface FrameBatch<Loan extends FrameLoan = FrameLoan> {
   /** How many frames. */
   readonly count: number;
   /** The chunk itself; every frame but a straddling first one lies in it. */
@@ -82,7 +98,9 @@ export interface FrameBatch {
   readonly heldBytes: number;
   /** The length of that incomplete frame, in bytes; 0 where there is none, or its header is incomplete too. */
   readonly heldFrameLength: number;
-  /** The bytes that frame `index` lies in: the chunk, or its own where it straddles chunks. */
+  /** What frame 0 was gathered in where it straddles chunks, else null. Goes back with {@linkcode FrameBatch.clear}. */
+  readonly loan: Loan | null;
+  /** The bytes that frame `index` lies in: the chunk, or those of the loan where it straddles chunks. */
   bytesOf(index: number): Uint8Array;
   /** A view of {@linkcode FrameBatch.bytesOf}. */
   viewOf(index: number): DataView;
@@ -92,13 +110,13 @@ export interface FrameBatch {
   endOf(index: number): number;
   /** Frame `index` as a view of its bytes. */
   frame(index: number): Uint8Array;
-  /** Forgets the chunk and the frames, so that nothing keeps their memory until the next chunk comes. */
+  /** Forgets the chunk and the frames, so that nothing keeps their memory until the next chunk comes; gives back the loan. */
   clear(): void;
 }
 
 /** A batch of its own, with nothing but an error. */
-export function errorBatch(error: FrameError): FrameBatch {
-  const batch = new Batch(0);
+export function errorBatch(error: FrameError): FrameBatch<never> {
+  const batch = new Batch<never>(0, heap as FrameLender<never>);
   batch.error = error;
   return batch;
 }
@@ -114,9 +132,8 @@ export function errorBatch(error: FrameError): FrameBatch {
  *   take that many bytes off the buffer's front and emit them, less initialBytesToStrip
  * ```
  *
- * A frame that lies within a chunk aliases the chunk; one that straddles chunks is copied once and has
- * bytes of its own. Memory grows with the bytes that were received, never with the length that a header
- * announces.
+ * A frame that lies within a chunk aliases the chunk; one that straddles chunks is gathered in memory of
+ * its own. That grows with the bytes that were received, never with the length that a header announces.
  *
  * @example Two frames, cut anywhere
  * ```ts
@@ -130,21 +147,28 @@ export function errorBatch(error: FrameError): FrameBatch {
  * decoder.finish(); // would throw in mid-frame
  * ```
  */
-export class FrameDecoder {
+export class FrameDecoder<Loan extends FrameLoan = FrameLoan> {
   /** The format that this decoder was made with, validated. */
   readonly format: FrameFormat;
-  readonly #batch: Batch;
+  readonly #lender: FrameLender<Loan>;
+  readonly #batch: Batch<Loan>;
   // The frame that straddles chunks: #held bytes of it lie in #carry. #frameLength is 0 until its header
   // is whole.
-  #carry: Uint8Array = nothing;
+  #carry: Loan | null = null;
   #held = 0;
   #frameLength = 0;
   #error: FrameError | null = null;
 
-  /** Takes the format, validated or not. @throws {RangeError} If it is not valid. */
-  constructor(format?: FrameFormatOptions) {
+  /**
+   * Takes the format, validated or not, and who lends memory for frames that straddle chunks. Without a lender each has
+   * fresh memory, which is whoever's who looks at it. A lender is for those who use batches.
+   *
+   * @throws {RangeError} If the format is not valid.
+   */
+  constructor(format?: FrameFormatOptions, lender?: FrameLender<Loan>) {
     this.format = FrameFormat.from(format);
-    this.#batch = new Batch(this.format.initialBytesToStrip);
+    this.#lender = lender ?? heap as FrameLender<Loan>;
+    this.#batch = new Batch(this.format.initialBytesToStrip, this.#lender);
   }
 
   /** The error that ended the stream, as soon as it is known; null while all is well. */
@@ -178,7 +202,7 @@ export class FrameDecoder {
    * The same as a batch of offsets, for those to whom an array of views is too slow. Never throws: the
    * error is in the batch, behind its frames, and a decoder with an error ignores what else it is given.
    */
-  pushBatch(chunk: Uint8Array): FrameBatch {
+  pushBatch(chunk: Uint8Array): FrameBatch<Loan> {
     const batch = this.#batch;
     batch.reset(chunk);
     if (this.#error === null) {
@@ -210,6 +234,13 @@ export class FrameDecoder {
     throw this.#fail(new FrameError("truncated", message, this.#held, need));
   }
 
+  /** Forgets the frame under way, and gives back what it was gathered in: no chunk follows, and nobody asks. */
+  discard(): void {
+    if (this.#carry !== null) this.#lender.release(this.#carry);
+    this.#carry = null;
+    this.#held = this.#frameLength = 0;
+  }
+
   /** The frames that lie in the chunk from `at` on; keeps the rest. */
   #scan(at: number): void {
     const { format } = this, batch = this.#batch, { chunk, view } = batch, { headerLength } = format;
@@ -232,42 +263,42 @@ export class FrameDecoder {
       at = Math.min(this.bytesNeeded, chunk.length);
       this.#hold(chunk, 0, at);
       if (this.#held < this.format.headerLength) return at;
-      this.#frameLength = this.format.frameLengthAt(viewOf(this.#carry), 0);
+      this.#frameLength = this.format.frameLengthAt(this.#carry!.view, 0);
     }
     const rest = Math.min(this.bytesNeeded, chunk.length - at);
     this.#hold(chunk, at, at + rest);
     if (this.#held === this.#frameLength) {
-      this.#batch.addOwn(this.#carry.subarray(0, this.#held), at + rest);
-      this.#release();
+      this.#batch.addGathered(this.#carry!, this.#held, at + rest);
+      this.#carry = null;
+      this.#held = this.#frameLength = 0;
     }
     return at + rest;
   }
 
   #hold(chunk: Uint8Array, from: number, to: number): void {
     const needed = this.#held + to - from;
-    if (needed > this.#carry.length) {
-      // Doubling keeps it linear; the frame's length, once it is known, caps it. What was announced and
-      // not received buys at most as much again as what was received, or the few bytes that save a short
-      // frame in short chunks from growing again and again.
-      const doubled = Math.max(needed, this.#carry.length * 2, shortFrame);
-      const larger = new Uint8Array(Math.min(doubled, this.#frameLength || doubled));
-      larger.set(this.#carry.subarray(0, this.#held));
-      this.#carry = larger;
-    }
-    const carry = this.#carry;
+    if (this.#carry === null || needed > this.#carry.bytes.length) this.#grow(needed);
+    const carry = this.#carry!.bytes;
     // A view costs more than a few bytes do.
     if (to - from > 32) carry.set(chunk.subarray(from, to), this.#held);
     else for (let at = this.#held; from < to;) carry[at++] = chunk[from++]!;
     this.#held = needed;
   }
 
-  #release(): void {
-    this.#carry = nothing;
-    this.#held = this.#frameLength = 0;
+  #grow(needed: number): void {
+    const old = this.#carry;
+    // Doubling keeps it linear; the frame's length, once it is known, caps it. What was announced and not received
+    // buys at most as much again as what was received, or the few bytes that save a short frame in short chunks from
+    // growing again and again.
+    const doubled = Math.max(needed, old === null ? shortFrame : old.bytes.length * 2);
+    this.#carry = this.#lender.lease(Math.min(doubled, this.#frameLength || doubled));
+    if (old === null) return;
+    this.#carry.bytes.set(old.bytes.subarray(0, this.#held));
+    this.#lender.release(old);
   }
 
   #fail(error: FrameError): FrameError {
-    this.#release();
+    this.discard();
     return this.#error = error;
   }
 }
@@ -275,22 +306,41 @@ export class FrameDecoder {
 const nothing = new Uint8Array(0);
 const noView = new DataView(nothing.buffer);
 
-class Batch implements FrameBatch {
+/** Fresh memory, which the garbage collector takes back. */
+const heap: FrameLender = { lease: (length) => new HeapLoan(length), release: () => {} };
+
+class HeapLoan implements FrameLoan {
+  readonly bytes: Uint8Array;
+  // Most frames are looked at as bytes alone.
+  #view: DataView | null = null;
+
+  constructor(length: number) {
+    this.bytes = new Uint8Array(length);
+  }
+
+  get view(): DataView {
+    return this.#view ??= viewOf(this.bytes);
+  }
+}
+
+class Batch<Loan extends FrameLoan> implements FrameBatch<Loan> {
   count = 0;
   chunk: Uint8Array = nothing;
   view: DataView = noView;
   error: FrameError | null = null;
   heldBytes = 0;
   heldFrameLength = 0;
+  loan: Loan | null = null;
   readonly #strip: number;
+  readonly #lender: FrameLender<Loan>;
   // Where in the chunk each frame ends, so where the next one begins.
   readonly #ends: number[] = [];
-  // Frame 0 where it straddles chunks.
-  #own: Uint8Array | null = null;
-  #ownView: DataView = noView;
+  // How much of the loan is frame 0.
+  #gathered = 0;
 
-  constructor(strip: number) {
+  constructor(strip: number, lender: FrameLender<Loan>) {
     this.#strip = strip;
+    this.#lender = lender;
   }
 
   reset(chunk: Uint8Array): void {
@@ -304,8 +354,8 @@ class Batch implements FrameBatch {
     this.count = 0;
     this.chunk = nothing;
     this.view = noView;
-    this.#own = null;
-    this.#ownView = noView;
+    if (this.loan !== null) this.#lender.release(this.loan);
+    this.loan = null;
     // A burst of tiny frames must not keep its offsets for as long as the connection lives.
     if (this.#ends.length > maxKeptOffsets) this.#ends.length = 0;
   }
@@ -314,18 +364,19 @@ class Batch implements FrameBatch {
     this.#ends[this.count++] = end;
   }
 
-  addOwn(bytes: Uint8Array, end: number): void {
-    this.#own = bytes;
-    this.#ownView = viewOf(bytes);
+  /** Adds the frame that was gathered in the first `length` bytes of a loan; in the chunk, it ends at `end`. */
+  addGathered(loan: Loan, length: number, end: number): void {
+    this.loan = loan;
+    this.#gathered = length;
     this.add(end);
   }
 
   bytesOf(index: number): Uint8Array {
-    return index === 0 && this.#own !== null ? this.#own : this.chunk;
+    return index === 0 && this.loan !== null ? this.loan.bytes : this.chunk;
   }
 
   viewOf(index: number): DataView {
-    return index === 0 && this.#own !== null ? this.#ownView : this.view;
+    return index === 0 && this.loan !== null ? this.loan.view : this.view;
   }
 
   startOf(index: number): number {
@@ -333,7 +384,7 @@ class Batch implements FrameBatch {
   }
 
   endOf(index: number): number {
-    return index === 0 && this.#own !== null ? this.#own.length : this.#ends[index]!;
+    return index === 0 && this.loan !== null ? this.#gathered : this.#ends[index]!;
   }
 
   frame(index: number): Uint8Array {

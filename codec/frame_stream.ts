@@ -2,7 +2,14 @@
 
 import type { FrameError } from "./errors.ts";
 import { FrameFormat, type FrameFormatOptions } from "./format.ts";
-import { encodeFrame, errorBatch, type FrameBatch, FrameDecoder } from "./frame.ts";
+import {
+  encodeFrame,
+  errorBatch,
+  type FrameBatch,
+  FrameDecoder,
+  type FrameLender,
+  type FrameLoan,
+} from "./frame.ts";
 
 /**
  * Chunks in, frames out, one frame a chunk: the shape of a `TransformStream`.
@@ -174,15 +181,21 @@ export class FrameEncoderStream extends TransformStream<Uint8Array, Uint8Array> 
  * assertEquals(seen, ["1,7", "2,8,9", "truncated"]);
  * ```
  */
-export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
+export class FrameBatchStream<Loan extends FrameLoan = FrameLoan>
+  extends TransformStream<Uint8Array, FrameBatch<Loan>> {
   /**
    * Takes the format, validated or not, and how many batches may wait to be read: none, unless whoever writes the
-   * chunks reads the batch of each before writing the next.
+   * chunks reads the batch of each before writing the next. A lender gets back what frames were gathered in as batches
+   * are cleared, and when the readable side is cancelled.
    *
    * @throws {RangeError} If the format is not valid.
    */
-  constructor(format?: FrameFormatOptions, readableStrategy?: QueuingStrategy<FrameBatch>) {
-    const decoder = new FrameDecoder(format);
+  constructor(
+    format?: FrameFormatOptions,
+    readableStrategy?: QueuingStrategy<FrameBatch<Loan>>,
+    lender?: FrameLender<Loan>,
+  ) {
+    const decoder = new FrameDecoder(format, lender);
     super(
       {
         transform: (chunk, controller) => controller.enqueue(decoder.pushBatch(chunk)),
@@ -195,6 +208,7 @@ export class FrameBatchStream extends TransformStream<Uint8Array, FrameBatch> {
             controller.enqueue(errorBatch(error as FrameError));
           }
         },
+        cancel: () => decoder.discard(),
       },
       undefined,
       readableStrategy,

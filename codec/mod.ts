@@ -26,7 +26,14 @@
 
 export { FrameError, type FrameErrorCode, PacketError, type PacketErrorCode } from "./errors.ts";
 export { FrameFormat, type FrameFormatOptions } from "./format.ts";
-export { encodeFrame, encodeFrameInto, type FrameBatch, FrameDecoder } from "./frame.ts";
+export {
+  encodeFrame,
+  encodeFrameInto,
+  type FrameBatch,
+  FrameDecoder,
+  type FrameLender,
+  type FrameLoan,
+} from "./frame.ts";
 export { FrameBatchStream, FrameDecoderStream, FrameEncoderStream } from "./frame_stream.ts";
 export {
   decodePacket,

@@ -52,7 +52,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
    * Takes frames from `from` on, while there is {@linkcode Dispatch.room}, and returns the index of the first one not
    * taken. `draining` says that they came too late to be handled. Throws what breaks the protocol.
    */
-  protected abstract takeFrames(batch: FrameBatch, from: number, slab: Slab, draining: boolean): number;
+  protected abstract takeFrames(batch: FrameBatch<Slab>, from: number, slab: Slab, draining: boolean): number;
 
   /** Answers for a handler that took too long. */
   abstract timedOut(call: Call): void;
@@ -104,7 +104,7 @@ export abstract class Dispatch implements Service, FrameConsumer {
     this.host.limitReached(this.number, limit, value);
   }
 
-  take(batch: FrameBatch, from: number, slab: Slab): number {
+  take(batch: FrameBatch<Slab>, from: number, slab: Slab): number {
     const { connection } = this;
     this.pinned = connection.pinned;
     return this.takeFrames(batch, from, slab, connection.chunksTaken >= this.#lastChunk);

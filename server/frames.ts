@@ -58,7 +58,12 @@ export class FrameDispatch extends Dispatch {
     this.#drop();
   }
 
-  protected override takeFrames(batch: FrameBatch, from: number, slab: Slab, draining: boolean): number {
+  protected override takeFrames(
+    batch: FrameBatch<Slab>,
+    from: number,
+    slab: Slab,
+    draining: boolean,
+  ): number {
     if (draining) return batch.count; // there is no reply that says "later"
     let index = from;
     while (index < batch.count && this.room && this.#takeFrame(batch, index, slab)) index++;
@@ -66,17 +71,15 @@ export class FrameDispatch extends Dispatch {
   }
 
   /** Takes one frame; false where it has to wait. */
-  #takeFrame(batch: FrameBatch, index: number, slab: Slab): boolean {
+  #takeFrame(batch: FrameBatch<Slab>, index: number, slab: Slab): boolean {
     const { maxInFlight, outboundHighWaterBytes } = this.host.limits;
     // A reply may be long: hold them against the limit one by one.
     const waiting = this.#replies.length >= maxInFlight || this.#waitingBytes > outboundHighWaterBytes;
     if (waiting || this.connection.out.pendingBytes > outboundHighWaterBytes) {
       return false;
     }
-    const lent = batch.bytesOf(index) === batch.chunk && !this.pinned;
-    const call = new FrameCall(
-      lent || batch.bytesOf(index) !== batch.chunk ? batch.frame(index) : batch.frame(index).slice(),
-    );
+    const held = batch.bytesOf(index) !== batch.chunk ? batch.loan : this.pinned ? null : slab;
+    const frame = batch.frame(index), call = new FrameCall(held === null ? frame.slice() : frame);
     this.host.counts.handled++;
     let reply: FrameReply | PromiseLike<FrameReply>;
     try {
@@ -85,7 +88,7 @@ export class FrameDispatch extends Dispatch {
       reply = this.#failed(error, call);
     }
     if (isPromiseLike(reply)) {
-      this.calls.add(call, lent ? slab : null);
+      this.calls.add(call, held);
       this.#replies.push(call);
       this.#wait(call, reply);
     } else if (this.#replies.length > 0) {

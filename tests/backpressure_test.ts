@@ -7,7 +7,7 @@ import { Connection, type FrameConsumer } from "../transport/connection.ts";
 import { Ticker } from "../transport/deadline.ts";
 import { type Slab, SlabPool } from "../transport/slab.ts";
 import { endless, forever, ScriptedSocket } from "./support/byte_socket.ts";
-import { serve, serveFrames } from "./support/doors.ts";
+import { serve, serveConnections, serveFrames } from "./support/doors.ts";
 import { ServerEvents } from "./support/events.ts";
 import { bodiesIn, readSlowly, selfCounting } from "./support/frames.ts";
 import { ackFrame, frameOf, idOf, joined, RawPeer, submitFrame } from "./support/peer.ts";
@@ -16,8 +16,11 @@ import { settled, until, within } from "./support/wait.ts";
 
 /** What the kernel takes for a peer that does not read, at most: on Linux a bit more than 4 MiB. */
 const kernelBytes = 16 * 1_048_576;
-/** What one connection may have read ahead of its handlers: two slabs of the largest size. */
-const readAheadBytes = 2 * 262_144;
+/**
+ * What one connection may have read ahead of its handlers: two slabs of the largest size, the short frame that
+ * straddles them, and what there is of the next one.
+ */
+const readAheadBytes = 2 * 262_144 + 2 * 1024;
 
 function text(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes);
@@ -357,6 +360,76 @@ for (const kind of ["at once", "later"]) {
     assertThrows(() => submits[0]!.payload, TypeError, "payload");
   });
 }
+
+/** Sends each frame in two chunks, so that all of them straddle. */
+async function sendCut(peer: RawPeer, frames: Uint8Array[], bytesRead: () => number): Promise<void> {
+  let sent = bytesRead();
+  for (const frame of frames) {
+    for (const part of [frame.subarray(0, 6), frame.subarray(6)]) {
+      await peer.write(part);
+      sent += part.length;
+      await until(() => bytesRead() === sent, "the part is read");
+    }
+  }
+}
+
+Deno.test("serve() keeps payloads that straddle chunks as they are while their handlers run", async () => {
+  const payloads: Uint8Array[] = [], gates = new Gates();
+  await using server = serve({ port: 0, poison: true }, ({ payload }) => {
+    if (payload.length === 0) return;
+    payloads.push(payload);
+    return gates.wait();
+  });
+  using peer = await RawPeer.connect(server.addr.port);
+  const frames = words.flatMap((word, index) => [submitFrame(index, word), submitFrame(99)]);
+  await sendCut(peer, frames, () => server.stats().bytesRead);
+  await until(() => server.stats().answered === words.length, "what comes between is answered");
+  const seen = payloads.map(text);
+  gates.open();
+  await within(peer.readAcks(2 * words.length), "answers");
+  assertEquals(seen, words);
+  await until(() => payloads.every((payload) => payload.every((byte) => byte === 0xdb)), "they are poisoned");
+});
+
+Deno.test("serve() overwrites a payload that straddled chunks when its handler has settled at once", async () => {
+  const kept: Uint8Array[] = [];
+  await using server = serve({ port: 0, poison: true }, ({ payload }) => void kept.push(payload));
+  using peer = await RawPeer.connect(server.addr.port);
+  await sendCut(peer, [submitFrame(1, "keep me")], () => server.stats().bytesRead);
+  await within(peer.readAcks(1), "answer");
+  await until(() => kept[0]!.every((byte) => byte === 0xdb), "the payload is poisoned");
+});
+
+Deno.test("serveFrames() sends the right replies to frames that straddle chunks, late and at once", async () => {
+  const gates = new Gates();
+  await using server = serveFrames({ port: 0, poison: true, format: selfCounting }, (frame) => {
+    return frame.length === 3 ? frame : gates.wait().then(() => frame);
+  });
+  using peer = await RawPeer.connect(server.addr.port);
+  const sent = ["one", "second", "two", "fourth", "six"].map((word) =>
+    frameOf(new TextEncoder().encode(word))
+  );
+  await sendCut(peer, sent, () => server.stats().bytesRead);
+  gates.open();
+  await peer.closeWrite();
+  assertEquals(await within(peer.readToEnd(), "replies, then EOF"), joined(...sent));
+});
+
+Deno.test("connection.frames are the reader's for good where they straddle chunks too", async () => {
+  const kept: Uint8Array[] = [];
+  await using server = serveConnections(
+    { port: 0, poison: true, format: selfCounting },
+    async (connection) => {
+      for await (const frame of connection.frames) kept.push(frame);
+    },
+  );
+  using peer = await RawPeer.connect(server.addr.port);
+  const sent = words.map((word) => frameOf(new TextEncoder().encode(word.repeat(300))));
+  await sendCut(peer, sent, () => server.stats().bytesRead);
+  await peer.closeWrite();
+  await within(peer.readToEnd(), "EOF");
+  assertEquals(kept.map(text), words.map((word) => word.repeat(300)));
+});
 
 Deno.test("serve() keeps every payload right when handlers of mixed slowness hold many chunks", async () => {
   const wrong: string[] = [], count = 3000, maxInFlight = 64;

@@ -4,11 +4,15 @@ import {
   encodeFrame,
   encodeFrameInto,
   type FrameBatch,
+  FrameBatchStream,
   FrameDecoder,
   FrameError,
   FrameFormat,
   type FrameFormatOptions,
+  type FrameLender,
+  type FrameLoan,
 } from "@framewire/framewire/codec";
+import { chunkings } from "@framewire/framewire/testkit";
 import {
   assert,
   assertEquals,
@@ -430,6 +434,77 @@ Deno.test("FrameDecoder.push() never looks at a chunk again once it has returned
 });
 
 // Memory.
+
+/** Lends more than is asked for, spoils what comes back, and fails where that was not on loan. */
+class Lender implements FrameLender {
+  readonly lent = new Set<FrameLoan>();
+
+  lease(length: number): FrameLoan {
+    const bytes = new Uint8Array(length + 5).fill(0xee), loan = { bytes, view: new DataView(bytes.buffer) };
+    this.lent.add(loan);
+    return loan;
+  }
+
+  release(loan: FrameLoan): void {
+    assert(this.lent.delete(loan), "it was not on loan");
+    loan.bytes.fill(0xdb);
+  }
+}
+
+Deno.test("FrameDecoder.pushBatch() gathers straddling frames in loans, which go back with clear()", () => {
+  const format = { lengthFieldLength: 2, initialBytesToStrip: 1 } as const;
+  const bodies = [1, 0, 7, 300, 2, 0, 40].map((length, i) => new Uint8Array(length).fill(i + 1));
+  const frames = bodies.map((body) => encodeFrame(body, format));
+  const expected = frames.map((frame) => frame.subarray(1));
+  let straddled = 0;
+  for (const chunks of chunkings(concat(frames), { maxAll: 600, random: { seed: 7, count: 200 } })) {
+    const lender = new Lender(), decoder = new FrameDecoder(format, lender), seen: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      const batch = decoder.pushBatch(chunk);
+      seen.push(...framesOf(batch).map((frame) => frame.slice()));
+      const own = batch.count > 0 && batch.bytesOf(0) !== chunk ? 1 : 0;
+      assertEquals([lender.lent.size, batch.loan !== null], [own + (batch.heldBytes > 0 ? 1 : 0), own === 1]);
+      straddled += own;
+      batch.clear();
+      assertEquals([lender.lent.size, batch.loan], [batch.heldBytes > 0 ? 1 : 0, null]);
+    }
+    decoder.finish();
+    assertEquals(seen, expected);
+    assertEquals(lender.lent.size, 0);
+  }
+  assert(straddled > 500);
+});
+
+for (
+  const [how, end] of Object.entries<(decoder: FrameDecoder) => void>({
+    "the next header is bad": (decoder) => {
+      decoder.pushBatch(hex("a4 00")).clear();
+      assertEquals(decoder.pushBatch(hex("ff")).error?.code, "too-long");
+    },
+    "the stream ends there": (decoder) => assertThrows(() => decoder.finish(), FrameError),
+    "it is discarded": (decoder) => decoder.discard(),
+  })
+) {
+  Deno.test(`FrameDecoder gives back what it gathers in when ${how}`, () => {
+    const lender = new Lender();
+    const decoder = new FrameDecoder({ lengthFieldLength: 2, maxFrameLength: 8 }, lender);
+    decoder.pushBatch(hex("0004a1a2a3")).clear();
+    assertEquals(lender.lent.size, 1);
+    end(decoder);
+    assertEquals(lender.lent.size, 0);
+  });
+}
+
+Deno.test("FrameBatchStream gives back what it gathers in when its readable side is cancelled", async () => {
+  const lender = new Lender();
+  const { writable, readable } = new FrameBatchStream({ lengthFieldLength: 1 }, { highWaterMark: 1 }, lender);
+  const writer = writable.getWriter(), reader = readable.getReader();
+  await writer.write(hex("01a1 04b1b2"));
+  const { value } = await reader.read();
+  assertEquals([value!.count, lender.lent.size], [1, 1]);
+  await reader.cancel();
+  assertEquals(lender.lent.size, 0);
+});
 
 const gib = 1 << 30;
 

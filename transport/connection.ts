@@ -52,10 +52,10 @@ export interface FrameConsumer {
   /** Null where {@linkcode FrameConsumer.take} can go on, else resolves when that may have changed. */
   ready(): Promise<void> | null;
   /**
-   * Takes frames of the batch from `from` on, and returns the index of the first one not taken. Whoever looks
-   * at the slab's bytes beyond this call adds itself to its users.
+   * Takes frames of the batch from `from` on, and returns the index of the first one not taken. Whoever looks at
+   * bytes of the slab, or of the batch's loan, beyond this call adds itself to its users.
    */
-  take(batch: FrameBatch, from: number, slab: Slab): number;
+  take(batch: FrameBatch<Slab>, from: number, slab: Slab): number;
 }
 
 /** What a connection is held to. */
@@ -212,7 +212,7 @@ export class Connection {
 
   /** Says that one user less looks at a slab that a consumer was given. */
   release(slab: Slab): void {
-    this.#inbox.release(slab);
+    this.#options.slabs.release(slab);
   }
 
   /** Whether frames are handed out no more. */
@@ -278,7 +278,7 @@ export class Connection {
             this.out.flush();
             batch.clear();
             if (count !== null) {
-              inbox.release(slab!);
+              this.release(slab!);
               this.#chunkDone();
             }
           }
@@ -297,7 +297,7 @@ export class Connection {
    *
    * @throws {FrameError} If the batch has an error.
    */
-  #give(batch: FrameBatch, slab: Slab): Promise<void> | null {
+  #give(batch: FrameBatch<Slab>, slab: Slab): Promise<void> | null {
     const consumer = this.#consumer!;
     if (batch.heldBytes > 0 || this.#heldBytes > 0) this.#hold(batch);
     if (consumer.ready() !== null) return this.#giveSlowly(batch, slab, 0);
@@ -308,7 +308,7 @@ export class Connection {
   }
 
   /** Goes on from frame `at`, with pauses. */
-  async #giveSlowly(batch: FrameBatch, slab: Slab, at: number): Promise<void> {
+  async #giveSlowly(batch: FrameBatch<Slab>, slab: Slab, at: number): Promise<void> {
     while (!this.#stopped) {
       const wait = this.#consumer!.ready();
       if (wait !== null) {

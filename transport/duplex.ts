@@ -71,7 +71,7 @@ export function duplex(socket: ByteSocket): Duplex {
           done();
         } else {
           controller.enqueue(slab.bytes.slice(0, count));
-          sizing.learn(slabs, slab, count);
+          sizing.learn(slabs, count);
         }
         slabs.release(slab);
       }).catch(fail);

@@ -4,6 +4,7 @@ import { encodeFrameInto, type FrameBatch, type FrameFormat } from "../codec/mod
 import { FrameQueue } from "../codec/frame_stream.ts";
 import type { CloseReason, Connection, ConnectionOptions, FrameConsumer } from "./connection.ts";
 import { copyLimit, type Outbox } from "./outbox.ts";
+import type { Slab } from "./slab.ts";
 
 /**
  * A socket with frames on it, as `connectFrames` and `serveConnections` hand it out.
@@ -125,14 +126,13 @@ export class FrameConnection implements AsyncDisposable {
     }
   }
 
-  #take(batch: FrameBatch, from: number): number {
-    // The chunk lies in a slab that will be used again: what is handed out for good is a copy of it.
+  #take(batch: FrameBatch<Slab>, from: number): number {
+    // What is handed out for good is not used again: of the chunk it is a copy, and the loan is given away.
     let copy: Uint8Array | null = null;
+    if (batch.loan !== null) batch.loan.abandoned = true;
     for (let i = from; i < batch.count; i++) {
-      const own = batch.bytesOf(i) !== batch.chunk;
-      this.#frames.give(
-        own ? batch.frame(i) : (copy ??= batch.chunk.slice()).subarray(batch.startOf(i), batch.endOf(i)),
-      );
+      const bytes = batch.bytesOf(i) === batch.chunk ? copy ??= batch.chunk.slice() : batch.bytesOf(i);
+      this.#frames.give(bytes.subarray(batch.startOf(i), batch.endOf(i)));
     }
     return batch.count;
   }

@@ -22,7 +22,7 @@ export class Inbox {
   readonly #slabs: SlabPool;
   readonly #sizing = new SlabSizing();
   readonly #chunks: WritableStreamDefaultWriter<Uint8Array>;
-  readonly #batches: ReadableStreamDefaultReader<FrameBatch>;
+  readonly #batches: ReadableStreamDefaultReader<FrameBatch<Slab>>;
   // The read under way, or done and not taken yet, and where to.
   #read: Promise<number | null> | null = null;
   #slab: Slab | null = null;
@@ -31,12 +31,17 @@ export class Inbox {
   // The slabs of chunks that somebody looks at.
   #used = 0;
   #slabFreed: (() => void) | null = null;
+  readonly #freed = () => {
+    this.#used--;
+    this.#slabFreed?.();
+    this.#slabFreed = null;
+  };
 
   constructor(socket: ByteSocket, slabs: SlabPool, format: FrameFormat) {
     this.#socket = socket;
     this.#slabs = slabs;
     // With room for two, a batch that is written and then read never turns backpressure on and off again.
-    const { writable, readable } = new FrameBatchStream(format, { highWaterMark: 2 });
+    const { writable, readable } = new FrameBatchStream(format, { highWaterMark: 2 }, slabs);
     this.#chunks = writable.getWriter();
     this.#batches = readable.getReader();
   }
@@ -80,7 +85,7 @@ export class Inbox {
   }
 
   /** The frames of the chunk that was read, or what is wrong with its end at the FIN. */
-  frame(count: number | null): Promise<ReadableStreamReadResult<FrameBatch>> {
+  frame(count: number | null): Promise<ReadableStreamReadResult<FrameBatch<Slab>>> {
     if (count === null) {
       this.lost();
       // Neither can fail: the framing errs in band.
@@ -88,7 +93,8 @@ export class Inbox {
       return this.#batches.read();
     }
     const slab = this.#slab!, { bytes } = slab;
-    this.#take(slab, count);
+    this.#take(count);
+    slab.onFree = this.#freed;
     this.#used++;
     this.#chunks.write(count === bytes.length ? bytes : bytes.subarray(0, count));
     return this.#batches.read();
@@ -97,7 +103,7 @@ export class Inbox {
   /** Throws away the chunk that was read. */
   drop(count: number): void {
     const slab = this.#slab!;
-    this.#take(slab, count);
+    this.#take(count);
     this.#slabs.release(slab);
   }
 
@@ -114,21 +120,15 @@ export class Inbox {
     this.#read?.then(release, release);
     this.#read = this.#slab = null;
     this.#slabFreed?.();
+    // So does what an incomplete frame was gathered in.
+    this.#batches.cancel();
   }
 
-  /** Says that one user less looks at the slab of a chunk. */
-  release(slab: Slab): void {
-    if (!this.#slabs.release(slab)) return;
-    this.#used--;
-    this.#slabFreed?.();
-    this.#slabFreed = null;
-  }
-
-  #take(slab: Slab, count: number): void {
+  #take(count: number): void {
     this.#read = this.#slab = null;
     if (this.#ahead) this.#ahead = false;
     else this.#count(count);
-    this.#sizing.learn(this.#slabs, slab, count);
+    this.#sizing.learn(this.#slabs, count);
   }
 
   #count(bytes: number): void {

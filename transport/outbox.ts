@@ -231,7 +231,7 @@ export class Outbox {
       this.#seal();
       return this.#slab = this.#slabs.lease(coalesceLimit);
     }
-    const larger = this.#slabs.lease(Math.max(old.bytes.length + 1, this.#used + length));
+    const larger = this.#slabs.lease(Math.max(old.bytes.length * 8, this.#used + length));
     larger.bytes.set(old.bytes.subarray(0, this.#used));
     this.#slabs.release(old);
     return this.#slab = larger;

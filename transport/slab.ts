@@ -1,23 +1,26 @@
 // Where do the bytes of reads and writes lie? In slabs that are used again: fresh buffers cost half the speed.
 
-/** The sizes that slabs come in, in bytes. An idle connection waits with the smallest. */
-const sizes = [1024, 8192, 65_536, 262_144] as const;
-const largest = sizes.length - 1;
+/** Slabs come in powers of two, from a KiB to a MiB. A longer one is made for its loan, and not used again. */
+const smallest = 1024;
+const tiers = 11;
+const longest = smallest << (tiers - 1);
 
 /** A buffer on loan from a {@linkcode SlabPool}. */
 export class Slab {
   readonly bytes: Uint8Array;
   readonly view: DataView;
-  /** Index into the pool's sizes. */
+  /** The power of two. */
   readonly tier: number;
   /** How many still look at the bytes; at 0 the slab goes back. */
   users = 1;
   /** Somebody may look at the bytes for ever: not to be used again. */
   abandoned = false;
+  /** Called when the slab goes back. */
+  onFree: (() => void) | null = null;
 
-  constructor(tier: number) {
+  constructor(tier: number, length: number) {
     this.tier = tier;
-    this.bytes = new Uint8Array(sizes[tier]!);
+    this.bytes = new Uint8Array(length);
     this.view = new DataView(this.bytes.buffer);
   }
 }
@@ -31,7 +34,7 @@ export interface SlabPoolOptions {
 /** The slabs of one server or client. */
 export class SlabPool {
   readonly #poison: boolean;
-  readonly #free: Slab[][] = sizes.map(() => []);
+  readonly #free: Slab[][] = Array.from({ length: tiers }, () => []);
   #freeBytes = 0;
   #leasedBytes = 0;
 
@@ -44,36 +47,50 @@ export class SlabPool {
     return this.#leasedBytes;
   }
 
-  /** Lends a slab of at least `length` bytes, or of the largest size. */
+  /** Lends a slab of at least `length` bytes. */
   lease(length: number): Slab {
-    let tier = 0;
-    while (tier < largest && sizes[tier]! < length) tier++;
-    return this.leaseTier(tier);
-  }
-
-  /** Lends a slab of a tier. */
-  leaseTier(tier: number): Slab {
-    const slab = this.#free[tier]!.pop();
-    this.#leasedBytes += sizes[tier]!;
-    if (slab === undefined) return new Slab(tier);
-    this.#freeBytes -= slab.bytes.length;
+    const tier = tierOf(length), slab = this.#free[tier]?.pop();
+    if (slab === undefined) {
+      const fresh = new Slab(tier, tier < tiers ? smallest << tier : length);
+      this.#leasedBytes += fresh.bytes.length;
+      return fresh;
+    }
+    const bytes = slab.bytes.length;
+    this.#leasedBytes += bytes;
+    this.#freeBytes -= bytes;
     slab.users = 1;
     return slab;
   }
 
-  /** Says that one user less looks at the slab; true where it was the last one. */
-  release(slab: Slab): boolean {
-    if (--slab.users > 0) return false;
-    const { length } = slab.bytes;
-    this.#leasedBytes -= length;
-    if (slab.abandoned) return true;
-    if (this.#poison) slab.bytes.fill(poisonByte);
-    if (this.#freeBytes + length <= maxFreeBytes) {
-      this.#free[slab.tier]!.push(slab);
-      this.#freeBytes += length;
+  /** Says that one user less looks at the slab. */
+  release(slab: Slab): void {
+    if (--slab.users > 0) return;
+    const { tier, bytes, onFree } = slab;
+    this.#leasedBytes -= bytes.length;
+    if (!slab.abandoned) {
+      if (this.#poison) bytes.fill(poisonByte);
+      if (tier < tiers) this.#keep(slab);
     }
-    return true;
+    slab.onFree = null;
+    onFree?.();
   }
+
+  #keep(slab: Slab): void {
+    this.#free[slab.tier]!.push(slab);
+    this.#freeBytes += slab.bytes.length;
+    // The longest go first: they are the cheapest for what they hold, and must not keep out the short ones for ever.
+    for (let tier = tiers - 1; this.#freeBytes > maxFreeBytes;) {
+      const dropped = this.#free[tier]!.pop();
+      if (dropped === undefined) tier--;
+      else this.#freeBytes -= dropped.bytes.length;
+    }
+  }
+}
+
+/** The first tier whose slabs hold `length` bytes; one more than there are where none does. */
+function tierOf(length: number): number {
+  if (length <= smallest) return 0;
+  return length > longest ? tiers : Math.clz32(smallest - 1) - Math.clz32(length - 1);
 }
 
 /** What a poisoned slab is full of. */
@@ -82,6 +99,8 @@ const poisonByte = 0xdb;
 const maxFreeBytes = 16 * 1_048_576;
 /** Above this, a read that will probably wait does so with the smallest slab. */
 const maxWaitingBytes = 16 * 1_048_576;
+/** The lengths of slabs to read into. An idle connection waits with the shortest. */
+const readLengths = [1024, 8192, 65_536, 262_144] as const;
 
 /**
  * Chooses the size of a connection's next slab by what its reads bring.
@@ -91,19 +110,18 @@ const maxWaitingBytes = 16 * 1_048_576;
  * the pool's slabs on loan are few. So a thousand connections that each had a burst do not keep their buffers.
  */
 export class SlabSizing {
-  #tier = 0;
+  #size = 0;
 
   /** Lends the slab for the next read. */
   next(pool: SlabPool): Slab {
-    return pool.leaseTier(this.#tier);
+    return pool.lease(readLengths[this.#size]!);
   }
 
-  /** Takes note of a read of `count` bytes into `slab`. */
-  learn(pool: SlabPool, slab: Slab, count: number): void {
-    const { tier } = slab;
-    if (count === slab.bytes.length) this.#tier = Math.min(tier + 1, largest);
-    else if (pool.leasedBytes > maxWaitingBytes) this.#tier = 0;
-    else if (tier > 0 && count <= sizes[tier - 1]! / 2) this.#tier = tier - 1;
-    else this.#tier = tier;
+  /** Takes note of what the read into the last slab brought. */
+  learn(pool: SlabPool, count: number): void {
+    const size = this.#size;
+    if (count === readLengths[size]) this.#size = Math.min(size + 1, readLengths.length - 1);
+    else if (pool.leasedBytes > maxWaitingBytes) this.#size = 0;
+    else if (size > 0 && count <= readLengths[size - 1]! / 2) this.#size = size - 1;
   }
 }

@@ -144,7 +144,7 @@ class DenoSocket implements ProxySocket {
     try {
       const count = await this.#socket.read(slab.bytes);
       if (count !== null) {
-        this.#sizing.learn(this.#slabs, slab, count);
+        this.#sizing.learn(this.#slabs, count);
         return slab.bytes.subarray(0, count);
       }
     } catch (error) {
