@@ -269,8 +269,8 @@ export class FrameDecoder<Loan extends FrameLoan = FrameLoan> {
     this.#hold(chunk, at, at + rest);
     if (this.#held === this.#frameLength) {
       this.#batch.addGathered(this.#carry!, this.#held, at + rest);
-      this.#carry = null;
-      this.#held = this.#frameLength = 0;
+      this.#carry = null; // it is the batch's now
+      this.discard();
     }
     return at + rest;
   }

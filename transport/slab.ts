@@ -1,4 +1,5 @@
-// Where do the bytes of reads and writes lie? In slabs that are used again: fresh buffers cost half the speed.
+// Where do the bytes of reads and writes lie, and the frames that straddle reads? In slabs that are used again: fresh
+// buffers cost half the speed.
 
 /** Slabs come in powers of two, from a KiB to a MiB. A longer one is made for its loan, and not used again. */
 const smallest = 1024;
