@@ -66,16 +66,16 @@ export function encodeFrameInto(
   return at + frameLength;
 }
 
-/** Memory on loan from a {@linkcode FrameLender}. */
-export interface FrameLoan {
-  /** The memory. */
+/** Bytes, and a view that begins where they do and is at least as long. */
+export interface FrameMemory {
+  /** The bytes. */
   readonly bytes: Uint8Array;
-  /** A view of all of it. */
+  /** The view. */
   readonly view: DataView;
 }
 
 /** Where a decoder gathers the frames that straddle chunks. */
-export interface FrameLender<Loan extends FrameLoan = FrameLoan> {
+export interface FrameLender<Loan extends FrameMemory = FrameMemory> {
   /** Lends at least `length` bytes. */
   lease(length: number): Loan;
   /** Takes a loan back: the decoder, and its batch, look at it no more. */
@@ -87,7 +87,7 @@ export interface FrameLender<Loan extends FrameLoan = FrameLoan> {
  * one batch again for each chunk: what it says holds until the next chunk is pushed, while bytes got
  * from it live as long as the chunk's, or as the loan that they lie in.
  */
-export interface FrameBatch<Loan extends FrameLoan = FrameLoan> {
+export interface FrameBatch<Loan extends FrameMemory = FrameMemory> {
   /** How many frames. */
   readonly count: number;
   /** The chunk itself; every frame but a straddling first one lies in it. */
@@ -147,7 +147,7 @@ export function errorBatch(error: FrameError): FrameBatch<never> {
  * decoder.finish(); // would throw in mid-frame
  * ```
  */
-export class FrameDecoder<Loan extends FrameLoan = FrameLoan> {
+export class FrameDecoder<Loan extends FrameMemory = FrameMemory> {
   /** The format that this decoder was made with, validated. */
   readonly format: FrameFormat;
   readonly #lender: FrameLender<Loan>;
@@ -201,13 +201,15 @@ export class FrameDecoder<Loan extends FrameLoan = FrameLoan> {
   /**
    * The same as a batch of offsets, for those to whom an array of views is too slow. Never throws: the
    * error is in the batch, behind its frames, and a decoder with an error ignores what else it is given.
+   * A chunk may come with a view that is there already: to make one takes V8 longer than to find a frame.
    */
-  pushBatch(chunk: Uint8Array): FrameBatch<Loan> {
+  pushBatch(chunk: Uint8Array | FrameMemory): FrameBatch<Loan> {
     const batch = this.#batch;
-    batch.reset(chunk);
+    if (chunk instanceof Uint8Array) batch.reset(chunk, viewOf(chunk));
+    else batch.reset(chunk.bytes, chunk.view);
     if (this.#error === null) {
       try {
-        const at = this.#held > 0 ? this.#complete(chunk) : 0;
+        const at = this.#held > 0 ? this.#complete(batch.chunk) : 0;
         this.#scan(at);
       } catch (error) {
         if (!(error instanceof FrameError)) throw error;
@@ -309,7 +311,7 @@ const noView = new DataView(nothing.buffer);
 /** Fresh memory, which the garbage collector takes back. */
 const heap: FrameLender = { lease: (length) => new HeapLoan(length), release: () => {} };
 
-class HeapLoan implements FrameLoan {
+class HeapLoan implements FrameMemory {
   readonly bytes: Uint8Array;
   // Most frames are looked at as bytes alone.
   #view: DataView | null = null;
@@ -323,7 +325,7 @@ class HeapLoan implements FrameLoan {
   }
 }
 
-class Batch<Loan extends FrameLoan> implements FrameBatch<Loan> {
+class Batch<Loan extends FrameMemory> implements FrameBatch<Loan> {
   count = 0;
   chunk: Uint8Array = nothing;
   view: DataView = noView;
@@ -343,10 +345,10 @@ class Batch<Loan extends FrameLoan> implements FrameBatch<Loan> {
     this.#lender = lender;
   }
 
-  reset(chunk: Uint8Array): void {
+  reset(chunk: Uint8Array, view: DataView): void {
     this.clear();
     this.chunk = chunk;
-    this.view = viewOf(chunk);
+    this.view = view;
     this.error = null;
   }
 

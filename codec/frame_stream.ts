@@ -8,7 +8,7 @@ import {
   type FrameBatch,
   FrameDecoder,
   type FrameLender,
-  type FrameLoan,
+  type FrameMemory,
 } from "./frame.ts";
 
 /**
@@ -181,8 +181,8 @@ export class FrameEncoderStream extends TransformStream<Uint8Array, Uint8Array> 
  * assertEquals(seen, ["1,7", "2,8,9", "truncated"]);
  * ```
  */
-export class FrameBatchStream<Loan extends FrameLoan = FrameLoan>
-  extends TransformStream<Uint8Array, FrameBatch<Loan>> {
+export class FrameBatchStream<Loan extends FrameMemory = FrameMemory>
+  extends TransformStream<Uint8Array | FrameMemory, FrameBatch<Loan>> {
   /**
    * Takes the format, validated or not, and how many batches may wait to be read: none, unless whoever writes the
    * chunks reads the batch of each before writing the next. A lender gets back what frames were gathered in as batches

@@ -32,7 +32,7 @@ export {
   type FrameBatch,
   FrameDecoder,
   type FrameLender,
-  type FrameLoan,
+  type FrameMemory,
 } from "./frame.ts";
 export { FrameBatchStream, FrameDecoderStream, FrameEncoderStream } from "./frame_stream.ts";
 export {

@@ -10,7 +10,7 @@ import {
   FrameFormat,
   type FrameFormatOptions,
   type FrameLender,
-  type FrameLoan,
+  type FrameMemory,
 } from "@framewire/framewire/codec";
 import { chunkings } from "@framewire/framewire/testkit";
 import {
@@ -437,15 +437,15 @@ Deno.test("FrameDecoder.push() never looks at a chunk again once it has returned
 
 /** Lends more than is asked for, spoils what comes back, and fails where that was not on loan. */
 class Lender implements FrameLender {
-  readonly lent = new Set<FrameLoan>();
+  readonly lent = new Set<FrameMemory>();
 
-  lease(length: number): FrameLoan {
+  lease(length: number): FrameMemory {
     const bytes = new Uint8Array(length + 5).fill(0xee), loan = { bytes, view: new DataView(bytes.buffer) };
     this.lent.add(loan);
     return loan;
   }
 
-  release(loan: FrameLoan): void {
+  release(loan: FrameMemory): void {
     assert(this.lent.delete(loan), "it was not on loan");
     loan.bytes.fill(0xdb);
   }
@@ -473,6 +473,28 @@ Deno.test("FrameDecoder.pushBatch() gathers straddling frames in loans, which go
     assertEquals(lender.lent.size, 0);
   }
   assert(straddled > 500);
+});
+
+Deno.test("FrameDecoder.pushBatch() finds the same frames in chunks that come with a view of more", () => {
+  const format = { lengthFieldLength: 2, lengthFieldOffset: 1, initialBytesToStrip: 1 } as const;
+  const bodies = [4, 0, 30, 1].map((length, i) => new Uint8Array(1 + length).fill(i + 1));
+  const frames = bodies.map((body) => encodeFrame(body, format));
+  const memory = new Uint8Array(200), view = new DataView(memory.buffer);
+  for (const chunks of chunkings(concat(frames), { maxAll: 600, random: { seed: 7, count: 100 } })) {
+    const decoder = new FrameDecoder(format), seen: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      memory.fill(0); // which are headers of empty frames, behind the chunk
+      memory.set(chunk);
+      const batch = decoder.pushBatch({ bytes: memory.subarray(0, chunk.length), view });
+      seen.push(...framesOf(batch).map((frame) => frame.slice()));
+      for (let i = 0; i < batch.count; i++) {
+        assertEquals(batch.viewOf(i).getUint8(batch.startOf(i)), batch.frame(i)[0]);
+      }
+      batch.clear();
+    }
+    decoder.finish();
+    assertEquals(seen, frames.map((frame) => frame.subarray(1)));
+  }
 });
 
 for (

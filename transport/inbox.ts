@@ -1,6 +1,6 @@
 // Bytes from a socket to frames: read into slabs that their users may go on looking at, framed by a TransformStream.
 
-import { type FrameBatch, FrameBatchStream, type FrameFormat } from "../codec/mod.ts";
+import { type FrameBatch, FrameBatchStream, type FrameFormat, type FrameMemory } from "../codec/mod.ts";
 import type { ByteSocket } from "./duplex.ts";
 import { type Slab, type SlabPool, SlabSizing } from "./slab.ts";
 
@@ -21,7 +21,7 @@ export class Inbox {
   readonly #socket: ByteSocket;
   readonly #slabs: SlabPool;
   readonly #sizing = new SlabSizing();
-  readonly #chunks: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #chunks: WritableStreamDefaultWriter<Uint8Array | FrameMemory>;
   readonly #batches: ReadableStreamDefaultReader<FrameBatch<Slab>>;
   // The read under way, or done and not taken yet, and where to.
   #read: Promise<number | null> | null = null;
@@ -92,11 +92,12 @@ export class Inbox {
       this.#chunks.close();
       return this.#batches.read();
     }
-    const slab = this.#slab!, { bytes } = slab;
+    const slab = this.#slab!, { bytes, view } = slab;
     this.#take(count);
     slab.onFree = this.#freed;
     this.#used++;
-    this.#chunks.write(count === bytes.length ? bytes : bytes.subarray(0, count));
+    // With its view: to make one for each chunk costs a request that comes alone 3 % of its time.
+    this.#chunks.write(count === bytes.length ? slab : { bytes: bytes.subarray(0, count), view });
     return this.#batches.read();
   }
 
