@@ -43,6 +43,7 @@ for (const how of ["FIN", "RST"] as const) {
       if (how === "FIN") wire.fin();
       else wire.reset();
       gate.resolve();
+      if (how === "FIN") assertEquals((await wire.readToEnd({ timeoutMs: 10_000 })).end, "fin");
 
       const { code } = await events.closed(1);
       assertEquals(code, how === "FIN" ? fin : "reset");

@@ -121,7 +121,7 @@ export class Inbox {
     this.#read?.then(release, release);
     this.#read = this.#slab = null;
     this.#slabFreed?.();
-    // So does what an incomplete frame was gathered in.
+    // What an incomplete frame was gathered in goes back at once.
     this.#batches.cancel();
   }
 

@@ -231,7 +231,8 @@ export class Outbox {
       this.#seal();
       return this.#slab = this.#slabs.lease(coalesceLimit);
     }
-    const larger = this.#slabs.lease(Math.max(old.bytes.length * 8, this.#used + length));
+    const next = Math.min(old.bytes.length * 8, coalesceLimit);
+    const larger = this.#slabs.lease(Math.max(next, this.#used + length));
     larger.bytes.set(old.bytes.subarray(0, this.#used));
     this.#slabs.release(old);
     return this.#slab = larger;
